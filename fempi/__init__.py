@@ -1,0 +1,26 @@
+"""fempi: an MPI benchmark for Byzantine-robust federated learning that keeps the evidence.
+
+These names are all that a plugin or an analysis needs; everything else may change between versions.
+"""
+
+from fempi.aggregators import Context, Decision, TooFewRows
+from fempi.algebra import Updates
+from fempi.attacks import Attack, Knowledge
+from fempi.errors import FempiError
+from fempi.registry import register
+from fempi.store import RunFile
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Attack",
+    "Context",
+    "Decision",
+    "FempiError",
+    "Knowledge",
+    "RunFile",
+    "TooFewRows",
+    "Updates",
+    "__version__",
+    "register",
+]

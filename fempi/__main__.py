@@ -1,0 +1,7 @@
+"""`python -m fempi`."""
+
+import sys
+
+from fempi.cli import main
+
+sys.exit(main())

@@ -1,0 +1,102 @@
+"""Aggregation rules: one file each, all pure functions of the updates and what a server may know.
+
+A rule is called as `rule(updates, context, **hyper_parameters)` and returns a `Decision`. It sees finite rows only
+and never the truth about who is malicious. It raises `TooFewRows` where it cannot work with so few rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from fempi.algebra import Bool, Float32, Float64, Int64, Updates
+
+State = Mapping[str, np.ndarray]
+"""What a rule carries from round to round: named arrays, so that a checkpoint can hold them."""
+
+
+class TooFewRows(ValueError):  # noqa: N818 - reads as what it says
+    """The rule is not defined for so few rows with so many declared Byzantine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """All that a rule may know besides the updates."""
+
+    round: int
+    clients: Int64
+    """(n,) which client sent each row"""
+    num_examples: Int64
+    """(n,) how many examples each client says it trained on"""
+    num_byzantine: int
+    """how many rows the operator declares Byzantine: the papers' f"""
+    rng: np.random.Generator
+    state: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a rule decided, as evidence: the new update is the weighted sum of the rows, each times its scale."""
+
+    weights: Float64
+    """(n,) the share of each row; they sum to 1, or are all 0 where nothing is trusted"""
+    trust: Float64
+    """(n,) the rule's own score, higher = more trusted; NaN for a row that was not finite"""
+    selected: Bool
+    """(n,) which rows the rule let in"""
+    scale: Float64 | None = None
+    """(n,) the factor a rule rescales each row by before it takes its share; None: 1 for all"""
+    update: Float32 | None = None
+    """(d,) the new update, from rules that build it coordinate by coordinate; None: the weighted sum"""
+    state: State = field(default_factory=dict)
+
+
+Rule = Callable[[Updates, Context], Decision]
+
+
+def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
+    """Apply a rule to whatever was received and return a Decision for all n rows, `scale` and `update` filled in.
+
+    Rows with a NaN or an Inf are taken out before the rule sees anything, and each counts as one of the declared
+    Byzantine rows found. If too few rows are left for the rule, the model stays as it is: update and weights are 0.
+    `TooFewRows` is raised only where the rule could not have worked with n finite rows either.
+    """
+    finite = updates.finite
+    rows = updates if finite.all() else updates.take(finite)
+    lost = int((~finite).sum())
+    context = replace(
+        context,
+        clients=context.clients[finite],
+        num_examples=context.num_examples[finite],
+        num_byzantine=max(0, context.num_byzantine - lost),
+    )
+    try:
+        if rows.n == 0:
+            raise TooFewRows("no finite rows")
+        decision = rule(rows, context)
+    except TooFewRows:
+        if not lost:
+            raise
+        nothing = np.zeros(rows.n)
+        decision = Decision(
+            weights=nothing, trust=nothing, selected=np.zeros(rows.n, bool), state=context.state
+        )
+
+    scale = np.ones(rows.n) if decision.scale is None else decision.scale
+    update = rows.combine(decision.weights * scale) if decision.update is None else decision.update
+
+    def spread(values: np.ndarray, otherwise: float) -> np.ndarray:
+        out = np.full(updates.n, otherwise, values.dtype)
+        out[finite] = values
+        return out
+
+    return Decision(
+        weights=spread(decision.weights, 0),
+        trust=spread(decision.trust, np.nan),
+        selected=spread(decision.selected, False),
+        scale=spread(scale, 1),
+        update=update,
+        state=decision.state,
+    )

@@ -1,0 +1,159 @@
+"""The updates of one round as a matrix, and all that rules need of it: its Gram matrix, and columns by the block.
+
+Nearly every robust rule depends on the rows only through their inner products. `Updates.gram` computes those once,
+in fixed blocks of columns: float32 products within a block, float64 sums over the blocks in their order. The result
+does not depend on how many ranks there are, nor on how the rows lie in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+Int64 = NDArray[np.int64]
+
+BLOCK = 1 << 14
+"""Columns in a block. Part of the definition of a run's bits: another width rounds differently."""
+
+_SAFE = 40
+"""Entries up to 2**40 in magnitude cannot overflow a block's float32 inner product; larger rows are scaled first."""
+
+
+class Updates:
+    """n updates of d coordinates (float32, one per row), with the server's reference update where there is one.
+
+    `gram` is (n, n) float64. `reference_products` (n,) and `reference_norm` are the reference's inner products; they
+    exist only where `has_reference`. The rows are read, never written.
+    """
+
+    def __init__(self, rows: Float32, reference: Float32 | None = None) -> None:
+        self._rows: list[Float32] = list(rows)
+        self._reference = reference
+        self.n = len(self._rows)
+        self.d = rows.shape[1]
+
+    @classmethod
+    def from_gram(cls, gram: Float64, *, has_reference: bool) -> Updates:
+        """Make updates of which only the inner products are known: what a record keeps of every round.
+
+        `gram` is (n + 1, n + 1), its last row and column the reference's. Asking for columns raises ValueError.
+        """
+        updates = cls.__new__(cls)
+        updates._rows = []
+        updates._reference = None
+        updates.n = len(gram) - 1
+        updates.d = 0
+        updates.__dict__["has_reference"] = has_reference
+        updates.__dict__["full_gram"] = gram
+        return updates
+
+    @cached_property
+    def has_reference(self) -> bool:
+        """Whether there is a reference update, and it is finite."""
+        return self._reference is not None and bool(np.isfinite(_magnitude(self._reference)))
+
+    @cached_property
+    def finite(self) -> Bool:
+        """(n,) which rows hold neither NaN nor Inf."""
+        return np.isfinite([_magnitude(row) for row in self._rows])
+
+    @cached_property
+    def full_gram(self) -> Float64:
+        """(n + 1, n + 1) inner products, the reference last; NaN where there is no reference or a row is not finite."""
+        rows = [*self._rows, *([self._reference] if self._reference is not None else [])]
+        known = np.flatnonzero(np.isfinite([_magnitude(row) for row in rows]))
+        gram = np.full((self.n + 1, self.n + 1), np.nan)
+        gram[np.ix_(known, known)] = _inner_products([rows[i] for i in known], self.d)
+        return gram
+
+    @property
+    def gram(self) -> Float64:
+        """(n, n) inner products of the rows."""
+        return self.full_gram[:-1, :-1]
+
+    @property
+    def reference_products(self) -> Float64:
+        """(n,) inner products of the rows with the reference."""
+        return self.full_gram[:-1, -1]
+
+    @property
+    def reference_norm(self) -> float:
+        """Euclidean norm of the reference."""
+        return float(np.sqrt(self.full_gram[-1, -1]))
+
+    @property
+    def norms(self) -> Float64:
+        """(n,) Euclidean norms of the rows."""
+        norms: Float64 = np.sqrt(np.diagonal(self.gram))
+        return norms
+
+    def take(self, mask: Bool) -> Updates:
+        """Return the rows where `mask` is true, with the same reference; nothing is copied but the Gram matrix."""
+        subset = Updates.from_gram(
+            self.full_gram[np.ix_(*[np.append(mask, True)] * 2)], has_reference=self.has_reference
+        )
+        subset._rows = [row for row, kept in zip(self._rows, mask, strict=False) if kept]
+        subset._reference = self._reference
+        subset.d = self.d
+        return subset
+
+    def blocks(self) -> Iterator[tuple[slice, Float32]]:
+        """Yield (columns, a contiguous (n, width) copy of them), for rules that work coordinate by coordinate."""
+        if not self.d:
+            raise ValueError("only the inner products of these updates are known, not their columns")
+        for columns in _column_blocks(self.d):
+            yield columns, np.stack([row[columns] for row in self._rows])
+
+    def combine(self, weights: Float64) -> Float32:
+        """Return the (d,) float32 sum of the rows, each times its weight; rows of weight 0 are not touched."""
+        used = self.take(weights != 0)
+        out = np.zeros(self.d, np.float32)
+        if used.n:
+            with np.errstate(over="ignore", invalid="ignore"):  # a sum of hostile rows may overflow; it is recorded
+                for columns, block in used.blocks():
+                    out[columns] = weights[weights != 0] @ block.astype(np.float64)
+        return out
+
+
+def distances(gram: Float64) -> Float64:
+    """Squared Euclidean distances (n, n) between rows, from their inner products; clamped at 0."""
+    squares = np.diagonal(gram)
+    return np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)
+
+
+def cosines(products: Float64, norms: Float64, reference_norm: float) -> Float64:
+    """Cosines (n,) of rows with one vector; 0 where either is zero."""
+    scale = norms * reference_norm
+    return np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+
+
+def _column_blocks(d: int) -> Iterator[slice]:
+    for start in range(0, d, BLOCK):
+        yield slice(start, min(start + BLOCK, d))
+
+
+def _magnitude(row: Float32) -> float:
+    """Largest absolute entry; NaN if there is a NaN."""
+    return float(np.maximum(row.max(), -row.min()))
+
+
+def _inner_products(rows: list[Float32], d: int) -> Float64:
+    gram = np.zeros((len(rows), len(rows)))
+    if not rows:
+        return gram
+    # A power of two scales without rounding, so ordinary rows keep their bits and hostile ones don't overflow.
+    exponents = np.array([max(0, int(np.frexp(_magnitude(row))[1]) - _SAFE) for row in rows])
+    scales = np.ldexp(np.float32(1), -exponents).astype(np.float32)
+    for columns in _column_blocks(d):
+        # The same block at another row stride gives other bits: always multiply a fresh contiguous copy.
+        block = np.empty((len(rows), columns.stop - columns.start), np.float32)
+        for target, row, scale in zip(block, rows, scales, strict=True):
+            np.multiply(row[columns], scale, out=target)
+        gram += block @ block.T
+    return np.ldexp(gram, exponents[:, None] + exponents[None, :])

@@ -1,0 +1,58 @@
+"""Attacks: one file each. What a malicious client does to its data before training, and to its update after it.
+
+An attack never sees the server's decision rule; it may know what an omniscient adversary would: all updates of the
+round, who is malicious, and the current model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fempi.algebra import Bool, Float32, Int64
+
+if TYPE_CHECKING:  # rows are numpy's; only an attack on the data touches torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knowledge:
+    """What the adversary knows in a round, besides the updates."""
+
+    round: int
+    clients: Int64
+    """(n,) which client sent each row"""
+    params: Float32
+    """(d,) the model that was broadcast"""
+    rng: np.random.Generator
+
+
+class Attack:
+    """Does nothing; an attack overrides the hooks it needs.
+
+    Hyper-parameters are the keyword-only fields of a frozen dataclass.
+    """
+
+    malicious_clients_exist = True
+
+    def poison_data(
+        self, images: Tensor, labels: Tensor, num_classes: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return the images (m, channels, height, width) and labels (m,) that a malicious client trains on.
+
+        Called on the client's rank with copies. `rng` is the same in every round, so that a client tells one lie.
+        """
+        return images, labels
+
+    def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
+        """Return the (k, d) float32 rows that the k malicious clients send.
+
+        `updates` (n, d) is what all clients trained, honest and malicious; it must not be changed.
+        """
+        return updates[malicious]
+
+    def success(self, confusion: Int64) -> float:
+        """The attacker's own measure, 0 to 1, from the confusion matrix (K, K, rows the truth); NaN if it has none."""
+        return float("nan")

@@ -1,0 +1,162 @@
+"""The command line. Each command imports what it needs only when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fempi import __version__
+from fempi.errors import FempiError
+
+DATA_ROOT = Path(os.environ.get("FEMPI_DATA", "data"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit status: 2 for what the user can mend, said in one message."""
+    try:
+        status = commands.main(arguments, prog_name="fempi", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 0
+    except click.ClickException as error:
+        if _speaks():
+            error.show()
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except FempiError as error:
+        if _speaks():
+            print(f"fempi: {error}", file=sys.stderr)
+        return 2
+    return int(status or 0)
+
+
+@click.group()
+@click.version_option(__version__)
+def commands() -> None:
+    """Benchmark Byzantine-robust federated learning under MPI, and keep the evidence."""
+
+
+@commands.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--arm", metavar="NAME", help="Make only the runs of this arm.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; VALUE as in TOML.")
+@click.option("--output", type=click.Path(path_type=Path), default="results", show_default=True, help="Records go here.")
+@click.option("--data", type=click.Path(path_type=Path), default=DATA_ROOT, show_default=True, help="Datasets are here.")
+@click.option("--force", is_flag=True, help="Replace records that are in the way.")
+@click.option("--placement", type=click.Choice(["balanced", "pinned"]), default="balanced", show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--watchdog", type=click.FloatRange(min=1), default=3600, show_default=True, help="Seconds a round may take."
+)
+def run(config: Path, arm: str | None, overrides: tuple[str, ...], watchdog: float, **options: Any) -> int:
+    """Make the runs of a configuration file, under mpirun or alone."""
+    from fempi import comm as mpi
+
+    def on_every_rank(comm: mpi.Comm) -> int:
+        from fempi import config as settings
+        from fempi import display, sweep
+
+        configs = comm.together(lambda: settings.load(config, overrides=overrides, arm=arm))
+        device, threads = comm.together(lambda: _device(options["device"], comm.local_rank)), _threads()
+        with threads:
+            records = sweep.run_all(
+                configs,
+                comm,
+                sweep.Options(
+                    output=options["output"],
+                    data_root=options["data"],
+                    device=device,
+                    placement=options["placement"],
+                    force=options["force"],
+                    watchdog_seconds=watchdog,
+                ),
+                display.Display(comm.size) if comm.is_root else sweep.Reporter(),
+            )
+        if comm.is_root:
+            display.results(records)
+        return 0
+
+    return mpi.launch(on_every_rank)
+
+
+@commands.command()
+@click.argument("dataset", type=click.Choice(["mnist", "fashion_mnist"]))
+@click.option("--root", type=click.Path(path_type=Path), default=DATA_ROOT, show_default=True)
+def fetch(dataset: str, root: Path) -> None:
+    """Download a dataset, once, where there is a network (on a cluster: the login node)."""
+    from fempi.datasets.fetch import fetch as fetch_dataset
+
+    folder = fetch_dataset(dataset, root, log=click.echo)
+    click.echo(f"{dataset} is in {folder}")
+
+
+@commands.command("list")
+@click.argument("kind", required=False, metavar="[KIND]")
+def list_(kind: str | None) -> None:
+    """List what a configuration can name: aggregators, attacks, datasets, models, partitions."""
+    from fempi import display, registry
+
+    kinds = list(registry.KINDS)
+    if kind is not None:
+        singular = kind.removesuffix("s")
+        if singular not in kinds:
+            raise FempiError(f"no kind {kind!r}{registry.nearest(kind, [f'{k}s' for k in kinds])}")
+        kinds = [singular]
+    for each in kinds:
+        display.plugins(each)
+
+
+@commands.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def info(path: Path) -> None:
+    """Say what a record is, how far it got and how it ended."""
+    from fempi import display
+
+    display.info(path)
+
+
+@commands.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to make.")
+@click.option("--force", is_flag=True, help="Replace a file that is in the way.")
+def pack(folder: Path, output: Path, force: bool) -> None:
+    """Join a run's folder into one plain file; the folder stays."""
+    from fempi import store
+
+    if output.exists() and not force:
+        raise FempiError(f"{output} is there already; use --force to replace it")
+    if not folder.is_dir():
+        raise FempiError(f"{folder} is not a run's folder")
+    store.pack(folder, output)
+    click.echo(f"packed into {output}")
+
+
+def _speaks() -> bool:
+    """Whether this process is the one that prints: rank 0, as far as can be known without MPI."""
+    variables = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+    return next((os.environ[v] for v in variables if v in os.environ), "0") == "0"
+
+
+def _device(choice: str, local_rank: int) -> Any:
+    import torch
+
+    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise FempiError("--device cuda: torch sees no CUDA device here")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def _threads() -> Any:
+    """Limit torch and BLAS to OMP_NUM_THREADS threads, or one: ranks are the parallelism, and one is deterministic."""
+    import threadpoolctl
+    import torch
+
+    count = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    torch.set_num_threads(count)
+    return threadpoolctl.threadpool_limits(count)

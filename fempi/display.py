@@ -1,0 +1,166 @@
+"""What a person sees: the progress of a run, tables of results and of plugins, a record's description."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from fempi import registry
+from fempi.config import Config
+from fempi.run import Progress
+from fempi.store import RunFile
+from fempi.summary import duration, summarize, table
+from fempi.sweep import Reporter
+
+LINES_PER_RUN = 10
+"""plain lines of progress in a log"""
+
+
+class Display(Reporter):
+    """A progress bar on a terminal; in a log, a plain line every few rounds."""
+
+    def __init__(self, ranks: int) -> None:
+        self._console = console()
+        self._ranks = ranks
+        self._bar: Bar | None = None
+
+    def planned(self, target: Path, nbytes: int, done: bool) -> None:
+        """Announce a run and the size of its record."""
+        what = "is there already" if done else f"will take about {_size(nbytes)}"
+        self._console.print(f"{target} {what}", highlight=False, soft_wrap=True)
+
+    def started(self, config: Config) -> None:
+        """Begin a run's bar, or say what it is."""
+        self._label, self._rate, self._accuracy, self._began = config.label, 0.0, "", time.monotonic()
+        self._cohort = config.train.cohort
+        if not self._console.is_terminal:
+            ranks = "1 rank" if self._ranks == 1 else f"{self._ranks} ranks"
+            self._say(f"{config.label}: {config.rounds} rounds of {config.train.cohort} clients on {ranks}")
+            return
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(config.label, total=config.rounds, facts="")
+
+    def progressed(self, progress: Progress) -> None:
+        """Move the bar, or print a line if it is time for one."""
+        elapsed = time.monotonic() - self._began
+        if progress.scores is not None:
+            self._accuracy = f"accuracy {progress.scores.accuracy:.4f}"
+        facts = f"{self._accuracy}  {self._cohort * progress.round / elapsed:.3g} clients/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=progress.round, facts=facts)
+        elif progress.round % max(1, progress.rounds // LINES_PER_RUN) == 0 or progress.round == progress.rounds:
+            left = duration(elapsed / progress.round * (progress.rounds - progress.round))
+            self._say(f"{self._label}: round {progress.round}/{progress.rounds}  {facts}  {left} left")
+
+    def ended(self, target: Path) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def console() -> Console:
+    """Standard output, with the width and nature of the terminal that the user really has.
+
+    Open MPI gives ranks a pseudo-terminal whatever mpirun's own output is, so under a launcher the launcher is asked.
+    """
+    if "OMPI_COMM_WORLD_SIZE" not in os.environ:
+        return Console() if sys.stdout.isatty() else Console(width=160)
+    try:
+        descriptor = os.open(f"/proc/{os.getppid()}/fd/1", os.O_WRONLY | os.O_NOCTTY)
+    except OSError:
+        return Console(force_terminal=False, width=160)
+    try:
+        if not os.isatty(descriptor):
+            return Console(force_terminal=False, width=160)
+        return Console(force_terminal=True, width=os.get_terminal_size(descriptor).columns)
+    finally:
+        os.close(descriptor)
+
+
+def results(records: Sequence[Path]) -> None:
+    """Print the table of finished runs and where their files are."""
+    out = console()
+    out.print(table(summarize(path) for path in records))
+    folders = sorted({str(path.parent) for path in records})
+    out.print(f"files in {', '.join(folders)}", highlight=False, soft_wrap=True)
+
+
+def plugins(kind: str) -> None:
+    """Print all plugins of a kind with their hyper-parameters."""
+    out = Table(title=f"{kind}s", title_justify="left", header_style="bold")
+    for heading in ("name", "what it is", "hyper-parameters", "needs", "source"):
+        out.add_column(heading)
+    for name in registry.names(kind):
+        plugin = registry.find(kind, name)
+        parameters = [
+            f"{key} (required)" if field.is_required() else f"{key} = {_toml(field.default)}"
+            for key, field in plugin.parameters.model_fields.items()
+        ]
+        out.add_row(name, plugin.summary, "\n".join(parameters), ", ".join(plugin.needs), plugin.paper)
+    console().print(out)
+
+
+def info(path: Path) -> None:
+    """Print what a record is."""
+    out = console()
+    with RunFile(path) as record:
+        facts = record.attributes
+        config = record.config
+        ended = record.status
+        if record.is_folder and ended == "running":
+            ended = "running, or cut short"
+        lines = {
+            "record": f"{config['name']}/{config['label']} in {path}",
+            "status": f"{ended}; {record.rounds_completed} of {record.rounds} rounds",
+            "made": f"{facts['created']} by fempi {facts['fempi_version']} {facts['git_commit'][:12]}".rstrip(),
+            "with": f"torch {facts['torch_version']}, numpy {facts['numpy_version']}, {facts['mpi_library']}",
+            "ranks": ", ".join(
+                f"{host}:{device}" for host, device in zip(facts["rank_host"], facts["rank_device"], strict=True)
+            ),
+            "configuration": f"seed {facts['seed']}, hash {facts['config_hash'][:16]}",
+            "updates": f"{config['record']['updates']}, every {config['record']['every']} rounds",
+            "size": _size(_bytes_on_disk(path)),
+        }
+        for key, value in lines.items():
+            out.print(f"{key:14} {value}", highlight=False, soft_wrap=True)
+        if record.evaluations_completed:
+            out.print(table([summarize(path)]))
+        out.print(facts["config"].rstrip(), highlight=False, markup=False, soft_wrap=True)
+
+
+def _bytes_on_disk(path: Path) -> int:
+    return sum(p.stat().st_size for p in (path.iterdir() if path.is_dir() else [path]))
+
+
+def _size(nbytes: int) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes = nbytes / 1000  # type: ignore[assignment]
+    return f"{nbytes:.3g} TB"
+
+
+def _toml(value: object) -> str:
+    if value is None:
+        return "automatic"
+    return f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)

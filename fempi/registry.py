@@ -1,0 +1,152 @@
+"""Plugins by kind and name, with hyper-parameters bound strictly.
+
+A plugin is a function (or class) in a file of its own; its keyword-only arguments are its hyper-parameters, and
+their annotations and defaults are all the schema there is. Being in the folder of its kind, or in a file named
+under `[plugins]`, is being registered.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from fempi.errors import FempiError
+
+KINDS: Mapping[str, str] = {
+    "aggregator": "fempi.aggregators",
+    "attack": "fempi.attacks",
+    "dataset": "fempi.datasets",
+    "model": "fempi.models",
+    "partition": "fempi.datasets.partition",
+}
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A registered function or class and what is known about it."""
+
+    kind: str
+    name: str
+    make: Callable[..., Any]
+    parameters: type[pydantic.BaseModel]
+    paper: str
+    needs: tuple[str, ...]
+    origin: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return (inspect.getdoc(self.make) or "").split("\n", 1)[0].rstrip(".")
+
+    def bind(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Check hyper-parameters and fill in the defaults; `pydantic.ValidationError` lists every problem."""
+        return dict(self.parameters.model_validate(dict(values)))
+
+
+_plugins: dict[tuple[str, str], Plugin] = {}
+
+
+def register(
+    kind: str, name: str, *, paper: str = "", needs: tuple[str, ...] = ()
+) -> Callable[[T], T]:
+    """Register the decorated function or class under `name`.
+
+    `paper` cites its source. `needs` says what it cannot do without; an aggregator may need "reference" (the
+    server's own update) or "columns" (the coordinates themselves, not only inner products).
+    """
+    if kind not in KINDS:
+        raise FempiError(f"cannot register {name!r}: no kind of plugin is called {kind!r}{nearest(kind, KINDS)}")
+
+    def decorate(make: T) -> T:
+        origin = inspect.getsourcefile(make) or ""
+        known = _plugins.get((kind, name))
+        if known is not None and known.origin != origin:
+            raise FempiError(
+                f"{kind} {name!r} in {origin} is already registered by {known.origin}; choose another name"
+            )
+        _plugins[kind, name] = Plugin(
+            kind, name, make, _parameters(make, f"{kind}_{name}"), paper, needs, origin
+        )
+        return make
+
+    return decorate
+
+
+def names(kind: str) -> list[str]:
+    """All registered names of a kind, sorted."""
+    _discover(kind)
+    return sorted(name for known, name in _plugins if known == kind)
+
+
+def find(kind: str, name: str) -> Plugin:
+    """Look a plugin up; a FempiError names the nearest one there is."""
+    _discover(kind)
+    if (kind, name) not in _plugins:
+        raise FempiError(f"no {kind} is called {name!r}{nearest(name, names(kind))}")
+    return _plugins[kind, name]
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """Return "; did you mean ...?", or the whole list where nothing is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f" (there are: {', '.join(known)})" if known else ""
+
+
+def load_file(path: Path) -> None:
+    """Import a user's plugin file, which registers what it defines."""
+    if not path.is_file():
+        raise FempiError(f"no such file: {path}")
+    module_name = f"fempi_plugin_{path.stem}_{hashlib.sha256(bytes(path.resolve())).hexdigest()[:8]}"
+    if module_name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise FempiError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except FempiError:
+        del sys.modules[module_name]
+        raise
+    except Exception as error:
+        del sys.modules[module_name]
+        raise FempiError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _discover(kind: str) -> None:
+    package = importlib.import_module(KINDS[kind])
+    for module in pkgutil.iter_modules(getattr(package, "__path__", ())):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def _parameters(make: Callable[..., Any], title: str) -> type[pydantic.BaseModel]:
+    hints = typing.get_type_hints(make, include_extras=True)
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(make).parameters.values():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if parameter.name not in hints:
+            raise FempiError(f"{title}: annotate the hyper-parameter {parameter.name!r} with its type")
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[parameter.name] = (hints[parameter.name], default)
+    strict = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model: type[pydantic.BaseModel] = pydantic.create_model(title, __config__=strict, **fields)
+    return model

@@ -1,0 +1,69 @@
+"""What the server does besides deciding: apply what was decided, and test the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from fempi.aggregators import Decision
+from fempi.algebra import Float32, Int64
+from fempi.models.flat import FlatModel
+
+EVALUATION_BATCH = 1000
+"""Test images in a batch. Ranks share whole batches, so that the sums don't depend on how many ranks there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The model on the test set; precision, recall and F1 are macro averages, 0 for a class never predicted."""
+
+    loss: float
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    confusion: Int64
+    """(K, K) counts, rows the true class, columns the predicted one"""
+
+
+def apply(params: Float32, decision: Decision) -> Float32:
+    """Return new parameters (d,): the old ones plus the update that was decided."""
+    assert decision.update is not None, "decide() fills in the update"
+    with np.errstate(over="ignore", invalid="ignore"):  # an undefended model may be blown up; that is recorded
+        return params + decision.update
+
+
+@torch.inference_mode()
+def evaluate_batch(
+    model: FlatModel, images: Tensor, labels: Tensor, num_classes: int
+) -> tuple[Int64, float]:
+    """Return the confusion matrix (K, K) and the summed loss of one batch of test images (uint8)."""
+    model.module.eval()
+    logits = model(images.to(torch.float32).div_(255))
+    loss = functional.cross_entropy(logits, labels, reduction="sum").item()
+    cells = labels * num_classes + logits.argmax(dim=1)
+    counts = torch.bincount(cells, minlength=num_classes**2).cpu().numpy()
+    return counts.reshape(num_classes, num_classes), loss
+
+
+def scores(confusion: Int64, loss_sum: float) -> Scores:
+    """Compute the metrics from a whole confusion matrix and the loss summed over all its examples."""
+    hits = np.diagonal(confusion).astype(float)
+    examples = int(confusion.sum())
+    return Scores(
+        loss=loss_sum / examples,
+        accuracy=float(hits.sum() / examples),
+        precision=float(_ratio(hits, confusion.sum(axis=0)).mean()),
+        recall=float(_ratio(hits, confusion.sum(axis=1)).mean()),
+        f1=float(_ratio(2 * hits, confusion.sum(axis=0) + confusion.sum(axis=1)).mean()),
+        confusion=confusion,
+    )
+
+
+def _ratio(numerator: NDArray[np.float64], denominator: Int64) -> NDArray[np.float64]:
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)

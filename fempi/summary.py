@@ -1,0 +1,110 @@
+"""A run in one line: how well the model does, what the rule let in, how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from fempi.store import PHASES, RunFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The figures of one record; NaN where there is nothing to average."""
+
+    label: str
+    path: Path
+    rounds_completed: int
+    accuracy: float
+    """at the last evaluation"""
+    recent_accuracy: float
+    """mean of the last five evaluations"""
+    precision: float
+    recall: float
+    f1: float
+    malicious_selected: float
+    """share of the malicious rows that the rule let in"""
+    trust_malicious: float
+    trust_honest: float
+    seconds: float
+    clients_per_second: float
+    non_training: float
+    """share of all ranks' time in rounds that was not spent training"""
+
+
+def summarize(path: Path) -> Summary:
+    """Compute the figures of a record."""
+    with RunFile(path) as record:
+        metrics = {
+            name: record.read(f"evaluation/{name}") for name in ("accuracy", "precision", "recall", "f1")
+        }
+        malicious, selected = record.read("rounds/malicious"), record.read("rounds/selected")
+        trust = record.read("rounds/trust")
+        seconds = record.read("timing/seconds")
+        wall = float(seconds[:, 0].sum())
+        return Summary(
+            label=record.config["label"],
+            path=path,
+            rounds_completed=record.rounds_completed,
+            **{name: _mean(values[-1:]) for name, values in metrics.items()},
+            recent_accuracy=_mean(metrics["accuracy"][-5:]),
+            malicious_selected=_mean(selected[malicious]),
+            trust_malicious=_mean(trust[malicious]),
+            trust_honest=_mean(trust[~malicious]),
+            seconds=wall,
+            clients_per_second=malicious.size / wall if wall else np.nan,
+            non_training=1 - float(seconds[..., PHASES.index("train")].sum() / seconds.sum())
+            if wall
+            else np.nan,
+        )
+
+
+def table(summaries: Iterable[Summary]) -> Table:
+    """Lay out runs as the rows of a table."""
+    out = Table(title="Results", title_justify="left", header_style="bold")
+    for heading in ("run", "accuracy", "last 5", "precision", "recall", "F1"):
+        out.add_column(heading, justify="left" if heading == "run" else "right", no_wrap=True)
+    for heading in ("malicious\nselected", "trust of\nmalicious", "trust of\nhonest"):
+        out.add_column(heading, justify="right")
+    for heading in ("time", "clients/s", "not\ntraining"):
+        out.add_column(heading, justify="right")
+    out.add_column("file")
+    for s in summaries:
+        out.add_row(
+            s.label,
+            *(_number(value) for value in (s.accuracy, s.recent_accuracy, s.precision, s.recall, s.f1)),
+            _percent(s.malicious_selected),
+            *(_number(value, ".3g") for value in (s.trust_malicious, s.trust_honest)),
+            duration(s.seconds),
+            _number(s.clients_per_second, ".3g"),
+            _percent(s.non_training),
+            s.path.name,
+        )
+    return out
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    if not np.isfinite(seconds):
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _mean(values: np.ndarray) -> float:
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else np.nan
+
+
+def _number(value: float, form: str = ".4f") -> str:
+    return format(value, form) if np.isfinite(value) else "-"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %" if np.isfinite(value) else "-"
