@@ -124,7 +124,8 @@ class Updates:
 def distances(gram: Float64) -> Float64:
     """Squared Euclidean distances (n, n) between rows, from their inner products; clamped at 0."""
     squares = np.diagonal(gram)
-    return np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)
+    between: Float64 = squares[:, None] + squares[None, :] - 2 * gram
+    return np.maximum(between, 0)
 
 
 def cosines(products: Float64, norms: Float64, reference_norm: float) -> Float64:

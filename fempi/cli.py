@@ -45,8 +45,12 @@ def commands() -> None:
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--arm", metavar="NAME", help="Make only the runs of this arm.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; VALUE as in TOML.")
-@click.option("--output", type=click.Path(path_type=Path), default="results", show_default=True, help="Records go here.")
-@click.option("--data", type=click.Path(path_type=Path), default=DATA_ROOT, show_default=True, help="Datasets are here.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default="results", show_default=True, help="Records go here."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=DATA_ROOT, show_default=True, help="Datasets are here."
+)
 @click.option("--force", is_flag=True, help="Replace records that are in the way.")
 @click.option("--placement", type=click.Choice(["balanced", "pinned"]), default="balanced", show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)

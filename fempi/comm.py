@@ -34,7 +34,7 @@ _WORLD_SIZE = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 """Where launchers say how many ranks they started, the most specific first."""
 
 
-class Refused(FempiError):
+class Refused(FempiError):  # noqa: N818 - reads as what it says
     """A FempiError that every rank of the job has raised together."""
 
 
@@ -126,7 +126,8 @@ class RowGather:
 
     def row(self, slot: int) -> Float32:
         """Where this rank writes the update (d,) of a slot it owns."""
-        return self.updates[self._places[slot]]
+        row: Float32 = self.updates[self._places[slot]]
+        return row
 
     def send(self, slot: int) -> None:
         """Hand a finished row over; it must not change any more."""

@@ -198,9 +198,7 @@ def load(path: Path, *, overrides: Sequence[str] = (), arm: str | None = None) -
     return parse(document, where=str(path), folder=path.parent, arm=arm)
 
 
-def parse(
-    document: Document, *, where: str = "config", folder: Path = Path(), arm: str | None = None
-) -> list[Config]:
+def parse(document: Document, *, where: str = "config", folder: Path = Path(), arm: str | None = None) -> list[Config]:
     """Expand a document into its runs; see `load`."""
     document = dict(document)
     problems: list[str] = []
@@ -215,9 +213,9 @@ def parse(
     _, base_problems = _resolve({"label": "run", **document})
     problems += base_problems
     configs: list[Config] = []
-    for label, changed, error in _expand(document, arms, grid):
-        if error:
-            problems.append(error)
+    for label, changed, objection in _expand(document, arms, grid):
+        if objection:
+            problems.append(objection)
             continue
         resolved, own = _resolve({**changed, "label": label})
         problems += [f"{label}: {p}" for p in own if p not in base_problems]
@@ -241,8 +239,8 @@ def _tables(arms: Any, problems: list[str]) -> list[Document]:
         problems.append("arm: must be [[arm]] tables")
         return []
     for number, table in enumerate(arms, 1):
-        for key in table.keys() - {"name", "set"}:
-            problems.append(f"arm {number}: unknown key {key!r}{registry.nearest(key, ['name', 'set'])}")
+        unknown = sorted(table.keys() - {"name", "set"})
+        problems += [f"arm {number}: unknown key {key!r}{registry.nearest(key, ['name', 'set'])}" for key in unknown]
         if not isinstance(table.get("name"), str):
             problems.append(f"arm {number}: needs a name")
         if not isinstance(table.get("set", {}), dict):
@@ -256,9 +254,7 @@ def _plugin_files(document: Document) -> list[str]:
     return [f for f in files if isinstance(f, str)] if isinstance(files, list) else []
 
 
-def _expand(
-    document: Document, arms: list[Document], grid: Any
-) -> Iterator[tuple[str, Document, str]]:
+def _expand(document: Document, arms: list[Document], grid: Any) -> Iterator[tuple[str, Document, str]]:
     """Yield (label, document, problem) for every arm and point of the grid."""
     if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
         yield "", {}, 'grid: each key must list its values, as in "seed" = [1, 2, 3]'
@@ -374,9 +370,7 @@ def _bind(section: str, table: Document, kinds: list[str]) -> list[str]:
         else:
             table.update({k: v for k, v in bound.items() if v is not None})
             table.update({k: None for k, v in bound.items() if v is None})
-    problems += [
-        f"{section}.{key}: unknown setting{registry.nearest(key, known)}" for key in given if key not in known
-    ]
+    problems += [f"{section}.{key}: unknown setting{registry.nearest(key, known)}" for key in given if key not in known]
     return problems
 
 

@@ -60,9 +60,7 @@ class Plugin:
 _plugins: dict[tuple[str, str], Plugin] = {}
 
 
-def register(
-    kind: str, name: str, *, paper: str = "", needs: tuple[str, ...] = ()
-) -> Callable[[T], T]:
+def register(kind: str, name: str, *, paper: str = "", needs: tuple[str, ...] = ()) -> Callable[[T], T]:
     """Register the decorated function or class under `name`.
 
     `paper` cites its source. `needs` says what it cannot do without; an aggregator may need "reference" (the
@@ -78,9 +76,7 @@ def register(
             raise FempiError(
                 f"{kind} {name!r} in {origin} is already registered by {known.origin}; choose another name"
             )
-        _plugins[kind, name] = Plugin(
-            kind, name, make, _parameters(make, f"{kind}_{name}"), paper, needs, origin
-        )
+        _plugins[kind, name] = Plugin(kind, name, make, _parameters(make, f"{kind}_{name}"), paper, needs, origin)
         return make
 
     return decorate

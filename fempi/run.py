@@ -150,9 +150,7 @@ def run(
         seconds = comm.stack_to_root(clock.seconds)
         if recorder is not None:
             recorder.write(round_, {**arrays, "timing/seconds": seconds})
-            report(
-                Progress(round=round_, rounds=config.rounds, scores=scores, seconds=float(clock.seconds.sum()))
-            )
+            report(Progress(round=round_, rounds=config.rounds, scores=scores, seconds=float(clock.seconds.sum())))
 
     if recorder is not None:
         recorder.finish(params)

@@ -39,9 +39,7 @@ def apply(params: Float32, decision: Decision) -> Float32:
 
 
 @torch.inference_mode()
-def evaluate_batch(
-    model: FlatModel, images: Tensor, labels: Tensor, num_classes: int
-) -> tuple[Int64, float]:
+def evaluate_batch(model: FlatModel, images: Tensor, labels: Tensor, num_classes: int) -> tuple[Int64, float]:
     """Return the confusion matrix (K, K) and the summed loss of one batch of test images (uint8)."""
     model.module.eval()
     logits = model(images.to(torch.float32).div_(255))

@@ -7,7 +7,6 @@ products: Weinberger et al., ICML 2009.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fempi.algebra import Float32
 from fempi.rng import stream
@@ -23,7 +22,7 @@ class Sketch:
     def __init__(self, seed: int, d: int, size: int) -> None:
         rng = stream(seed, "sketch")
         self._bucket = rng.integers(size, size=d)
-        self._sign: NDArray[np.float64] = 2.0 * rng.integers(2, size=d) - 1
+        self._sign = np.where(rng.integers(2, size=d), 1.0, -1.0)
         self.size = size
 
     def __call__(self, vector: Float32) -> Float32:

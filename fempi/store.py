@@ -1,7 +1,7 @@
 """The record of a run in HDF5: what it holds, how it is written while the run goes on, how it is read.
 
-While it runs, a run is a folder: `round-000001.h5`, ... one complete file a round, and `run.h5`, a master written before
-the first round whose virtual datasets map them all; rounds not there yet read as fill values. A round is committed
+While it runs, a run is a folder: `round-000001.h5`, ... one complete file a round, and `run.h5`, a master written before the
+first round whose virtual datasets map them all; rounds not there yet read as fill values. A round is committed
 when its file has its name, so that no kill can damage it. When the run ends, `pack` joins the folder into one plain
 file. The schema is the same, and `RunFile` reads both.
 """
@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -86,7 +87,6 @@ FIELDS = (
     Field("timing/seconds", ("round", "rank", "phase"), "f8", "time in each phase, waiting included", units="s"),
     Field("final/params", ("param",), "f4", "parameters after the last round"),
 )
-_BY_PATH = {f.path: f for f in FIELDS}
 _VECTORS = [f.path for f in FIELDS if VECTOR in f.dims]
 _PER_ROUND = [f for f in FIELDS if f.dims[0] in ("round", "evaluation")]
 _STATIC = [f for f in FIELDS if f.path.startswith(("clients/", "layers/"))]
@@ -150,13 +150,9 @@ class Layout:
 
     def dtype(self, f: Field) -> np.dtype[Any]:
         """Stored type of a field; booleans are int8, as netCDF has none."""
-        if f.dtype == "str":
-            return h5py.string_dtype()
-        if f.dtype == "bool":
-            return np.dtype("i1")
         if VECTOR in f.dims and self.updates == "float16":
             return np.dtype("f2")
-        return np.dtype(f.dtype)
+        return np.dtype({"str": h5py.string_dtype(), "bool": "i1"}.get(f.dtype, f.dtype))
 
     def keeps_vectors(self, round: int) -> bool:  # noqa: A002 - the field's word
         """Whether a round's updates are kept."""
@@ -167,12 +163,12 @@ class Layout:
         total = 0
         kept = sum(self.keeps_vectors(r) for r in range(1, self.sizes["round"] + 1))
         for f in self.fields():
-            entries = np.prod(self.shape(f), dtype=np.int64)
+            entries = prod(self.shape(f))
             if VECTOR in f.dims:
                 entries = entries // self.sizes["round"] * kept
             if f.path == "rounds/trained_update":
                 entries = malicious_rows * self.size(VECTOR)
-            total += int(entries) * self.dtype(f).itemsize
+            total += entries * self.dtype(f).itemsize
         return total
 
 
@@ -228,9 +224,7 @@ class Recorder:
 
     def _write_vectors(self, file: h5py.File, f: Field, values: np.ndarray, rows: np.ndarray | None) -> None:
         shape = self._layout.shape(f)[1:]
-        dataset = file.create_dataset(
-            f.path, shape, self._layout.dtype(f), chunks=_chunks(shape), fillvalue=f.fill
-        )
+        dataset = file.create_dataset(f.path, shape, self._layout.dtype(f), chunks=_chunks(shape), fillvalue=f.fill)
         if values.ndim == 1:
             dataset[...] = self._encode(values)
         else:
@@ -336,7 +330,7 @@ class RunFile:
 
     @property
     def status(self) -> str:
-        """running (a folder without its final parameters), complete or interrupted."""
+        """One of running (a folder without its final parameters), complete or interrupted."""
         if self.is_folder and (self.path / FINAL).exists():
             return "complete"
         return str(self._file.attrs["status"])
@@ -368,10 +362,10 @@ class RunFile:
 
     def read(self, path: str) -> np.ndarray:
         """Read a small dataset of the committed rounds; booleans as such."""
-        f = _BY_PATH[path]
         lengths = {"round": self.rounds_completed, "evaluation": self.evaluations_completed}
-        values: np.ndarray = self[path][: lengths.get(f.dims[0])]
-        return values.astype(bool) if f.dtype == "bool" else values
+        dataset = self[path]
+        values: np.ndarray = dataset[: lengths.get(dataset.dims[0].label)]
+        return values.astype(bool) if dataset.attrs.get("dtype") == "bool" else values
 
 
 def _replace(path: Path, fill: Callable[[h5py.File], Any]) -> None:
@@ -430,12 +424,11 @@ def _copy_round(source: h5py.File, target: h5py.File, layout: Layout, round_: in
         if f.path not in source:
             continue
         place = round_ - 1 if f.dims[0] == "round" else layout.evaluated.index(round_)
-        if f.path == "rounds/trained_update":
-            for slot in np.flatnonzero(source["rounds/malicious"][...]):
-                target[f.path][place, slot] = source[f.path][slot]
-        elif f.path == "rounds/update":
-            for slot in range(layout.size("slot")):
-                target[f.path][place, slot] = source[f.path][slot]
+        if f.path in ("rounds/update", "rounds/trained_update"):
+            malicious_only = f.path == "rounds/trained_update"
+            for slot, malicious in enumerate(source["rounds/malicious"][...]):
+                if malicious or not malicious_only:
+                    target[f.path][place, slot] = source[f.path][slot]
         else:
             target[f.path][place] = source[f.path][...]
 

@@ -39,9 +39,7 @@ class Summary:
 def summarize(path: Path) -> Summary:
     """Compute the figures of a record."""
     with RunFile(path) as record:
-        metrics = {
-            name: record.read(f"evaluation/{name}") for name in ("accuracy", "precision", "recall", "f1")
-        }
+        metrics = {name: record.read(f"evaluation/{name}") for name in ("accuracy", "precision", "recall", "f1")}
         malicious, selected = record.read("rounds/malicious"), record.read("rounds/selected")
         trust = record.read("rounds/trust")
         seconds = record.read("timing/seconds")
@@ -57,9 +55,7 @@ def summarize(path: Path) -> Summary:
             trust_honest=_mean(trust[~malicious]),
             seconds=wall,
             clients_per_second=malicious.size / wall if wall else np.nan,
-            non_training=1 - float(seconds[..., PHASES.index("train")].sum() / seconds.sum())
-            if wall
-            else np.nan,
+            non_training=1 - float(seconds[..., PHASES.index("train")].sum() / seconds.sum()) if wall else np.nan,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def run_all(configs: Sequence[Config], comm: Comm, options: Options, reporter: R
     Everything that can be known to fail is refused before anything is written: plugins that object to their
     settings, records in the way, a disk too small.
     """
-    sizes = [comm.together(lambda c=config: expected_bytes(_prepare(c, options), comm.size)) for config in configs]
+    sizes = comm.together(lambda: [expected_bytes(_prepare(config, options), comm.size) for config in configs])
     done = comm.from_root(lambda: _plan(configs, sizes, options))
     if comm.is_root:
         for config, nbytes, is_done in zip(configs, sizes, done, strict=True):

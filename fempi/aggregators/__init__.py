@@ -80,9 +80,7 @@ def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
         if not lost:
             raise
         nothing = np.zeros(rows.n)
-        decision = Decision(
-            weights=nothing, trust=nothing, selected=np.zeros(rows.n, bool), state=context.state
-        )
+        decision = Decision(weights=nothing, trust=nothing, selected=np.zeros(rows.n, bool), state=context.state)
 
     scale = np.ones(rows.n) if decision.scale is None else decision.scale
     update = rows.combine(decision.weights * scale) if decision.update is None else decision.update

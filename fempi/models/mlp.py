@@ -4,6 +4,7 @@ McMahan, Moore, Ramage, Hampson, Agüera y Arcas: Communication-Efficient Learni
 Decentralized Data. AISTATS 2017 (there "2NN").
 """
 
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field
@@ -23,6 +24,6 @@ def mlp(
     channels, height, width = image_shape
     sizes = [channels * height * width, *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+    for size_in, size_out in pairwise(sizes):
         layers += [nn.Linear(size_in, size_out), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))

