@@ -6,6 +6,7 @@ python analysis/accuracy_curves.py results/quickstart -o accuracy.png
 import argparse
 from pathlib import Path
 
+from fempi import RunFile
 from fempi.forensics import figures
 
 
@@ -18,8 +19,14 @@ def main() -> None:
     records = [r for path in options.paths for r in (sorted(path.glob("*.h5")) if path.is_dir() else [path])]
     if not records:
         parser.error(f"no .h5 files in {', '.join(map(str, options.paths))}")
+    records.sort(key=_created)
     figures.accuracy_curves(records, title=records[0].parent.name).savefig(options.output, dpi=150)
     print(f"accuracy curves in {options.output}")
+
+
+def _created(path: Path) -> str:
+    with RunFile(path) as record:
+        return str(record.attributes["created"])
 
 
 if __name__ == "__main__":

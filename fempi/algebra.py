@@ -124,14 +124,15 @@ class Updates:
 def distances(gram: Float64) -> Float64:
     """Squared Euclidean distances (n, n) between rows, from their inner products; clamped at 0."""
     squares = np.diagonal(gram)
-    between: Float64 = squares[:, None] + squares[None, :] - 2 * gram
-    return np.maximum(between, 0)
+    between: Float64 = np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)
+    return between
 
 
 def cosines(products: Float64, norms: Float64, reference_norm: float) -> Float64:
     """Cosines (n,) of rows with one vector; 0 where either is zero."""
     scale = norms * reference_norm
-    return np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    out: Float64 = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    return out
 
 
 def _column_blocks(d: int) -> Iterator[slice]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from fempi import __version__
+from fempi import __version__, launcher
 from fempi.errors import FempiError
 
 DATA_ROOT = Path(os.environ.get("FEMPI_DATA", "data"))
@@ -23,13 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(error.format_message())
         return 0
     except click.ClickException as error:
-        if _speaks():
+        if launcher.is_first():
             error.show()
         return error.exit_code
     except click.Abort:
         return 130
     except FempiError as error:
-        if _speaks():
+        if launcher.is_first():
             print(f"fempi: {error}", file=sys.stderr)
         return 2
     return int(status or 0)
@@ -138,12 +138,6 @@ def pack(folder: Path, output: Path, force: bool) -> None:
         raise FempiError(f"{folder} is not a run's folder")
     store.pack(folder, output)
     click.echo(f"packed into {output}")
-
-
-def _speaks() -> bool:
-    """Whether this process is the one that prints: rank 0, as far as can be known without MPI."""
-    variables = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
-    return next((os.environ[v] for v in variables if v in os.environ), "0") == "0"
 
 
 def _device(choice: str, local_rank: int) -> Any:

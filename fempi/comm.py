@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
-import os
 import signal
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fempi import launcher
 from fempi.algebra import Float32, Int64
 from fempi.errors import FempiError
 
@@ -29,9 +29,6 @@ except (ImportError, RuntimeError) as error:  # mpi4py says "cannot load MPI lib
     ) from error
 
 T = TypeVar("T")
-
-_WORLD_SIZE = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Where launchers say how many ranks they started, the most specific first."""
 
 
 class Refused(FempiError):  # noqa: N818 - reads as what it says
@@ -185,24 +182,23 @@ def library() -> str:
 
 def _check_world() -> None:
     """Refuse to run as N singletons, each believing to be alone, as happens under a foreign launcher."""
-    for variable in _WORLD_SIZE:
-        if variable in os.environ:
-            started, here = int(os.environ[variable]), MPI.COMM_WORLD.size
-            if started != here:
-                print(
-                    f"fempi: the launcher started {started} processes ({variable}), but MPI sees {here}: it belongs to "
-                    f"another MPI than the library in use ({library()}). Use the mpirun of that library, or the "
-                    "srun --mpi=... that fits it.",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                MPI.COMM_WORLD.Abort(2)
-            return
+    started, here = launcher.world_size(), MPI.COMM_WORLD.size
+    if started is None or started == here:
+        return
+    if launcher.is_first():
+        print(
+            f"fempi: the launcher started {started} processes, but MPI sees {here}: the launcher belongs to another "
+            f"MPI than the library in use ({library()}). Use the mpirun of that library, or the srun --mpi=... that "
+            "fits it.",
+            file=sys.stderr,
+            flush=True,
+        )
+    MPI.COMM_WORLD.Abort(2)
 
 
 def _die_with_the_launcher() -> None:
     """Ask the kernel to kill this rank when its launcher is killed; Open MPI's ranks would live on."""
-    if sys.platform == "linux" and MPI.COMM_WORLD.size > 1:
+    if sys.platform == "linux" and launcher.world_size() is not None:
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 

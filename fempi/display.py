@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from fempi import registry
+from fempi import launcher, registry
 from fempi.config import Config
 from fempi.run import Progress
 from fempi.store import RunFile
@@ -83,7 +83,7 @@ def console() -> Console:
 
     Open MPI gives ranks a pseudo-terminal whatever mpirun's own output is, so under a launcher the launcher is asked.
     """
-    if "OMPI_COMM_WORLD_SIZE" not in os.environ:
+    if not launcher.gives_a_terminal():
         return Console() if sys.stdout.isatty() else Console(width=160)
     try:
         descriptor = os.open(f"/proc/{os.getppid()}/fd/1", os.O_WRONLY | os.O_NOCTTY)

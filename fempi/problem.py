@@ -79,11 +79,13 @@ class Problem:
             images, labels = self.attack.poison_data(images, labels, self.images.num_classes, rng)
         return self._train(params, images, labels, stream(self.config.seed, "train", round, number), out)
 
-    def train_reference(self, round: int, params: Tensor, out: Float32) -> float:  # noqa: A002
-        """Train the server's reference update on its root data, just as a client trains."""
+    def train_reference(self, round: int, params: Tensor) -> Float32:  # noqa: A002
+        """Train the server's reference update (d,) on its root data, just as a client trains."""
+        out = np.empty(self.model.d, np.float32)
         images = self.images.train_images[self.root_examples]
         labels = self.images.train_labels[self.root_examples]
-        return self._train(params, images, labels, stream(self.config.seed, "reference", round), out)
+        self._train(params, images, labels, stream(self.config.seed, "reference", round), out)
+        return out
 
     def _train(self, params: Tensor, images: Tensor, labels: Tensor, rng: np.random.Generator, out: Float32) -> float:
         options = self.config.train

@@ -19,8 +19,8 @@ import torch
 import fempi
 from fempi import comm as mpi
 from fempi import server
-from fempi.aggregators import Context, Decision, State, decide
-from fempi.algebra import Bool, Float32, Updates
+from fempi.aggregators import Context, State, decide
+from fempi.algebra import Float32, Int64, Updates
 from fempi.attacks import Knowledge
 from fempi.comm import Comm, RowGather
 from fempi.placement import Placement, place
@@ -37,8 +37,6 @@ class Progress:
     rounds: int
     scores: server.Scores | None
     """the test, if there was one"""
-    seconds: float
-    """this round's, on root"""
 
 
 def run(
@@ -58,26 +56,22 @@ def run(
     layout = layout_of(problem, comm.size)
     facts = attributes(problem, comm)
     recorder = Recorder(folder, layout, facts, _static(problem)) if comm.is_root else None
+    evaluated = set(layout.evaluated)
     params = model.params.cpu().numpy().copy()
     comm.broadcast(params)
-    reference = np.zeros(model.d, np.float32) if comm.is_root and problem.needs_reference else None
     state: State = {}
-    evaluated = set(layout.evaluated)
 
     for round_ in range(1, config.rounds + 1):
         step()
         clock = Clock()
         clients = problem.cohort(round_)
-        malicious = problem.malicious[clients]
-        num_examples = problem.num_examples[clients]
-        root_cost = len(problem.root_examples) if problem.needs_reference else 0
         owners = place(
             placement,
             clients,
-            num_examples,
+            problem.num_examples[clients],
             ranks=comm.size,
             total_clients=config.data.clients,
-            root_cost=root_cost,
+            root_cost=len(problem.root_examples) if problem.needs_reference else 0,
         )
 
         with clock("train"):
@@ -87,8 +81,7 @@ def run(
             for slot in gather.slots:
                 losses[slot] = problem.train_client(round_, int(clients[slot]), start, gather.row(slot))
                 gather.send(slot)
-            if reference is not None:
-                problem.train_reference(round_, start, reference := np.empty_like(reference))
+            reference = problem.train_reference(round_, start) if comm.is_root and problem.needs_reference else None
 
         with clock("gather"):
             updates = gather.wait()
@@ -96,39 +89,10 @@ def run(
 
         arrays: dict[str, Any] = {}
         if comm.is_root:
-            with clock("attack"):
-                trained = updates[malicious]
-                knowledge = Knowledge(
-                    round=round_, clients=clients, params=params, rng=stream(config.seed, "attack", round_)
-                )
-                if malicious.any():
-                    updates[malicious] = problem.attack.poison_updates(updates, malicious, knowledge)
-
-            with clock("aggregate"):
-                received = Updates(updates, reference)
-                context = Context(
-                    round=round_,
-                    clients=clients,
-                    num_examples=num_examples,
-                    num_byzantine=config.aggregator.num_byzantine or 0,
-                    rng=stream(config.seed, "aggregate", round_),
-                    state=state,
-                )
-                decision = decide(problem.rule, received, context)
-                state = decision.state
-                params = server.apply(params, decision)
-                arrays |= {
-                    "rounds/client": clients,
-                    "rounds/malicious": malicious,
-                    "rounds/rank": owners,
-                    "rounds/num_examples": num_examples,
-                    "rounds/train_loss": losses,
-                    **_evidence(received, decision),
-                    "rounds/update": updates,
-                    "rounds/trained_update": trained,
-                }
-                if reference is not None:
-                    arrays["rounds/reference"] = reference
+            arrays = {"rounds/rank": owners, "rounds/train_loss": losses}
+            arrays |= attack(problem, round_, clients, updates, params, clock)
+            params, state, evidence = aggregate(problem, round_, clients, updates, reference, params, state, clock)
+            arrays |= evidence
 
         with clock("broadcast"):
             comm.broadcast(params)
@@ -140,20 +104,79 @@ def run(
                 confusion, batch_losses = map(comm.sum_to_root, problem.evaluate(tested, comm.rank, comm.size))
             if comm.is_root:
                 scores = server.scores(confusion, float(batch_losses.sum()))
-                success = problem.attack.success(confusion)
                 arrays |= {f"evaluation/{name}": np.asarray(value) for name, value in vars(scores).items()}
-                arrays["evaluation/attack_success"] = np.asarray(success)
+                arrays["evaluation/attack_success"] = np.asarray(problem.attack.success(confusion))
 
         if recorder is not None:
             with clock("record"):
                 recorder.wait()
-        seconds = comm.stack_to_root(clock.seconds)
+        arrays["timing/seconds"] = comm.stack_to_root(clock.seconds)
         if recorder is not None:
-            recorder.write(round_, {**arrays, "timing/seconds": seconds})
-            report(Progress(round=round_, rounds=config.rounds, scores=scores, seconds=float(clock.seconds.sum())))
+            recorder.write(round_, arrays)
+            report(Progress(round=round_, rounds=config.rounds, scores=scores))
 
     if recorder is not None:
         recorder.finish(params)
+
+
+def attack(
+    problem: Problem, round_: int, clients: Int64, updates: Float32, params: Float32, clock: Clock
+) -> dict[str, Any]:
+    """Put what malicious clients send in place of what they trained, in `updates` (n, d); return both as evidence."""
+    malicious = problem.malicious[clients]
+    with clock("attack"):
+        trained = updates[malicious]
+        if malicious.any():
+            rng = stream(problem.config.seed, "attack", round_)
+            knowledge = Knowledge(round=round_, clients=clients, params=params, rng=rng)
+            with np.errstate(over="ignore", invalid="ignore"):  # an attacker may send what it likes
+                updates[malicious] = problem.attack.poison_updates(updates, malicious, knowledge)
+    return {
+        "rounds/client": clients,
+        "rounds/malicious": malicious,
+        "rounds/num_examples": problem.num_examples[clients],
+        "rounds/update": updates,
+        "rounds/trained_update": trained,
+    }
+
+
+def aggregate(
+    problem: Problem,
+    round_: int,
+    clients: Int64,
+    updates: Float32,
+    reference: Float32 | None,
+    params: Float32,
+    state: State,
+    clock: Clock,
+) -> tuple[Float32, State, dict[str, Any]]:
+    """Decide on the updates (n, d) as sent; return the new parameters (d,), the rule's state, and the evidence."""
+    config = problem.config
+    with clock("aggregate"):
+        received = Updates(updates, reference)
+        context = Context(
+            round=round_,
+            clients=clients,
+            num_examples=problem.num_examples[clients],
+            num_byzantine=config.aggregator.num_byzantine or 0,
+            rng=stream(config.seed, "aggregate", round_),
+            state=state,
+        )
+        decision = decide(problem.rule, received, context)
+        params = server.apply(params, decision)
+    evidence = {
+        "rounds/norm": received.norms,
+        "rounds/trust": decision.trust,
+        "rounds/weight": decision.weights,
+        "rounds/scale": decision.scale,
+        "rounds/selected": decision.selected,
+        "rounds/finite": received.finite,
+        "rounds/gram": received.full_gram,
+        "rounds/aggregate": decision.update,
+    }
+    if reference is not None:
+        evidence["rounds/reference"] = reference
+    return params, decision.state, evidence
 
 
 class Clock:
@@ -213,7 +236,7 @@ def attributes(problem: Problem, comm: Comm) -> dict[str, Any]:
         "config_hash": config.hash,
         "seed": config.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": _git_commit(),
+        "git_commit": _git_commit() if comm.is_root else "",
         "python_version": platform.python_version(),
         **{f"{name}_version": importlib.metadata.version(name) for name in libraries},
         "mpi_library": mpi.library(),
@@ -232,19 +255,6 @@ def _static(problem: Problem) -> Arrays:
         "layers/name": np.array([layer.name for layer in layers], dtype=object),
         "layers/shape": np.array([str(list(layer.shape)) for layer in layers], dtype=object),
         "layers/offset": np.array([layer.offset for layer in layers]),
-    }
-
-
-def _evidence(received: Updates, decision: Decision) -> dict[str, np.ndarray | Bool | Float32 | None]:
-    return {
-        "rounds/norm": received.norms,
-        "rounds/trust": decision.trust,
-        "rounds/weight": decision.weights,
-        "rounds/scale": decision.scale,
-        "rounds/selected": decision.selected,
-        "rounds/finite": received.finite,
-        "rounds/gram": received.full_gram,
-        "rounds/aggregate": decision.update,
     }
 
 

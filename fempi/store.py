@@ -1,9 +1,9 @@
 """The record of a run in HDF5: what it holds, how it is written while the run goes on, how it is read.
 
-While it runs, a run is a folder: `round-000001.h5`, ... one complete file a round, and `run.h5`, a master written before the
-first round whose virtual datasets map them all; rounds not there yet read as fill values. A round is committed
-when its file has its name, so that no kill can damage it. When the run ends, `pack` joins the folder into one plain
-file. The schema is the same, and `RunFile` reads both.
+While it runs, a run is a folder: `round-000001.h5`, ... one complete file a round, and `run.h5`, a master written
+before the first round whose virtual datasets map them all; rounds not there yet read as fill values. A round is
+committed when its file has its name, so that no kill can damage it. When the run ends, `pack` joins the folder into
+one plain file. The schema is the same, and `RunFile` reads both.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ class Layout:
         """Stored type of a field; booleans are int8, as netCDF has none."""
         if VECTOR in f.dims and self.updates == "float16":
             return np.dtype("f2")
-        return np.dtype({"str": h5py.string_dtype(), "bool": "i1"}.get(f.dtype, f.dtype))
+        stored: np.dtype[Any] = np.dtype({"str": h5py.string_dtype(), "bool": "i1"}.get(f.dtype, f.dtype))
+        return stored
 
     def keeps_vectors(self, round: int) -> bool:  # noqa: A002 - the field's word
         """Whether a round's updates are kept."""
@@ -220,7 +221,11 @@ class Recorder:
                     rows = np.flatnonzero(arrays["rounds/malicious"]) if f.path == "rounds/trained_update" else None
                     self._write_vectors(file, f, arrays[f.path], rows)
 
-        _replace(round_file(self.folder, round), fill)
+        try:
+            _replace(round_file(self.folder, round), fill)
+        except OSError as error:
+            error.add_note(f"round {round} could not be recorded; the rounds before it are safe in {self.folder}")
+            raise
 
     def _write_vectors(self, file: h5py.File, f: Field, values: np.ndarray, rows: np.ndarray | None) -> None:
         shape = self._layout.shape(f)[1:]
@@ -252,7 +257,7 @@ def pack(folder: Path, target: Path) -> None:
                 if f in _STATIC:
                     dataset[...] = run[f.path][...]
             for round_ in range(1, rounds + 1):
-                with h5py.File(round_file(folder, round_)) as source:
+                with h5py.File(round_file(folder, round_), locking=False) as source:
                     _copy_round(source, file, layout, round_)
             if run.status == "complete":
                 file["final/params"][...] = run["final/params"][...]
@@ -372,7 +377,7 @@ def _replace(path: Path, fill: Callable[[h5py.File], Any]) -> None:
     """Write an HDF5 file that appears under its name complete and on disk, or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with h5py.File(temporary, "w") as file:
+        with h5py.File(temporary, "w", locking=False) as file:  # the name is ours alone; some file systems lack locks
             fill(file)
         _sync(temporary)
         temporary.replace(path)

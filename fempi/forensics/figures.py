@@ -30,5 +30,5 @@ def accuracy_curves(records: Sequence[Path], *, title: str = "") -> Figure:
                 linewidth=1.5,
             )
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
