@@ -28,7 +28,7 @@ endif
 # $(call install,EXTRAS): on an error pip leaves .venv usable; after a signal (the trap, or 128 and above) it may not.
 define install
 trap 'exit 130' HUP INT TERM; rm -f .venv/whole; \
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'; code=$$?; \
+.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check -e '.[$(1)]'; code=$$?; \
 if [ $$code -lt 128 ]; then pwd -P >.venv/whole; fi; exit $$code
 endef
 

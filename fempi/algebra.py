@@ -158,4 +158,5 @@ def _inner_products(rows: list[Float32], d: int) -> Float64:
         for target, row, scale in zip(block, rows, scales, strict=True):
             np.multiply(row[columns], scale, out=target)
         gram += block @ block.T
-    return np.ldexp(gram, exponents[:, None] + exponents[None, :])
+    unscaled: Float64 = np.ldexp(gram, exponents[:, None] + exponents[None, :])
+    return unscaled

@@ -179,6 +179,8 @@ class ConfigError(FempiError):
 def load(path: Path, *, overrides: Sequence[str] = (), arm: str | None = None) -> list[Config]:
     """Read a file, apply `key=TOMLVALUE` overrides, and expand arms and grid; one arm only, if `arm` names it.
 
+    An override has the last word: arms and grid no longer set its key.
+
     Raises ConfigError with every problem there is.
     """
     try:
@@ -187,14 +189,17 @@ def load(path: Path, *, overrides: Sequence[str] = (), arm: str | None = None) -
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"not valid TOML: {error}"]) from error
+    settings: Document = {}
     problems: list[str] = []
     for override in overrides:
         try:
-            document = _changed(document, _parse_override(override))
+            settings |= _parse_override(override)
+            document = _changed(document, settings)
         except FempiError as error:
             problems.append(f"--set {override}: {error}")
     if problems:
         raise ConfigError(str(path), problems)
+    _forget(document, settings)
     return parse(document, where=str(path), folder=path.parent, arm=arm)
 
 
@@ -232,6 +237,15 @@ def parse(document: Document, *, where: str = "config", folder: Path = Path(), a
     if problems:
         raise ConfigError(where, problems)
     return configs
+
+
+def _forget(document: Document, settings: Document) -> None:
+    """Take what the command line has set out of the arms and the grid: its word is the last."""
+    arms, grid = document.get("arm", []), document.get("grid", {})
+    tables = [a.get("set") for a in arms if isinstance(a, dict)] if isinstance(arms, list) else []
+    for table in (*tables, grid):
+        for key in settings.keys() & table.keys() if isinstance(table, dict) else ():
+            del table[key]
 
 
 def _tables(arms: Any, problems: list[str]) -> list[Document]:
