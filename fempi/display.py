@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -16,8 +17,8 @@ from rich.table import Table
 from fempi import launcher, registry
 from fempi.config import Config
 from fempi.run import Progress
-from fempi.store import RunFile
-from fempi.summary import duration, summarize, table
+from fempi.store import PHASES, RunFile
+from fempi.summary import duration, summarize, tables
 from fempi.sweep import Reporter
 
 LINES_PER_RUN = 10
@@ -100,14 +101,15 @@ def console() -> Console:
 def results(records: Sequence[Path]) -> None:
     """Print the table of finished runs and where their files are."""
     out = console()
-    out.print(table(summarize(path) for path in records))
+    for table in tables([summarize(path) for path in records], out.width):
+        out.print(table)
     folders = sorted({str(path.parent) for path in records})
     out.print(f"files in {', '.join(folders)}", highlight=False, soft_wrap=True)
 
 
 def plugins(kind: str) -> None:
     """Print all plugins of a kind with their hyper-parameters."""
-    out = Table(title=f"{kind}s", title_justify="left", header_style="bold")
+    out = Table(title=f"{kind}s", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for heading in ("name", "what it is", "hyper-parameters", "needs", "source"):
         out.add_column(heading)
     for name in registry.names(kind):
@@ -133,18 +135,23 @@ def info(path: Path) -> None:
             "record": f"{config['name']}/{config['label']} in {path}",
             "status": f"{ended}; {record.rounds_completed} of {record.rounds} rounds",
             "made": f"{facts['created']} by fempi {facts['fempi_version']} {facts['git_commit'][:12]}".rstrip(),
-            "with": f"torch {facts['torch_version']}, numpy {facts['numpy_version']}, {facts['mpi_library']}",
+            "with": f"torch {facts['torch_version']}, numpy {facts['numpy_version']}, {facts['mpi_library'].split(',')[0]}",
             "ranks": ", ".join(
                 f"{host}:{device}" for host, device in zip(facts["rank_host"], facts["rank_device"], strict=True)
             ),
             "configuration": f"seed {facts['seed']}, hash {facts['config_hash'][:16]}",
-            "updates": f"{config['record']['updates']}, every {config['record']['every']} rounds",
+            "updates": config["record"]["updates"] + _every(config["record"]["every"]),
             "size": _size(_bytes_on_disk(path)),
         }
         for key, value in lines.items():
             out.print(f"{key:14} {value}", highlight=False, soft_wrap=True)
+        if record.rounds_completed:
+            seconds = record.read("timing/seconds")[:, 0].mean(axis=0)
+            phases = ", ".join(f"{phase} {_milliseconds(s)}" for phase, s in zip(PHASES, seconds, strict=True))
+            out.print(f"{'a round':14} {phases} (mean, on rank 0)", highlight=False, soft_wrap=True)
         if record.evaluations_completed:
-            out.print(table([summarize(path)]))
+            for table in tables([summarize(path)], out.width):
+                out.print(table)
         out.print(facts["config"].rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -158,6 +165,14 @@ def _size(nbytes: int) -> str:
             return f"{nbytes:.3g} {unit}"
         nbytes = nbytes / 1000  # type: ignore[assignment]
     return f"{nbytes:.3g} TB"
+
+
+def _every(k: int) -> str:
+    return "" if k == 1 else f", every {k} rounds"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def _toml(value: object) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from fempi.store import PHASES, RunFile
@@ -59,27 +60,39 @@ def summarize(path: Path) -> Summary:
         )
 
 
-def table(summaries: Iterable[Summary]) -> Table:
-    """Lay out runs as the rows of a table."""
-    out = Table(title="Results", title_justify="left", header_style="bold")
-    for heading in ("run", "accuracy", "last 5", "precision", "recall", "F1"):
-        out.add_column(heading, justify="left" if heading == "run" else "right", no_wrap=True)
-    for heading in ("malicious\nselected", "trust of\nmalicious", "trust of\nhonest"):
-        out.add_column(heading, justify="right")
-    for heading in ("time", "clients/s", "not\ntraining"):
-        out.add_column(heading, justify="right")
-    out.add_column("file")
-    for s in summaries:
-        out.add_row(
-            s.label,
-            *(_number(value) for value in (s.accuracy, s.recent_accuracy, s.precision, s.recall, s.f1)),
-            _percent(s.malicious_selected),
-            *(_number(value, ".3g") for value in (s.trust_malicious, s.trust_honest)),
-            duration(s.seconds),
-            _number(s.clients_per_second, ".3g"),
-            _percent(s.non_training),
-            s.path.name,
-        )
+_QUALITY: Mapping[str, Callable[[Summary], str]] = {
+    "accuracy": lambda s: _number(s.accuracy),
+    "last 5": lambda s: _number(s.recent_accuracy),
+    "precision": lambda s: _number(s.precision),
+    "recall": lambda s: _number(s.recall),
+    "F1": lambda s: _number(s.f1),
+}
+_DEFENCE_AND_COST: Mapping[str, Callable[[Summary], str]] = {
+    "malicious\nselected": lambda s: _percent(s.malicious_selected),
+    "trust of\nmalicious": lambda s: _number(s.trust_malicious, ".3g"),
+    "trust of\nhonest": lambda s: _number(s.trust_honest, ".3g"),
+    "time": lambda s: duration(s.seconds),
+    "clients/s": lambda s: _number(s.clients_per_second, ".3g"),
+    "not\ntraining": lambda s: _percent(s.non_training),
+    "file": lambda s: s.path.name,
+}
+_WIDE = 125
+
+
+def tables(summaries: Sequence[Summary], width: int) -> list[Table]:
+    """Lay out runs as the rows of a table, or of two where the terminal is narrow."""
+    if width >= _WIDE:
+        return [_table(summaries, {**_QUALITY, **_DEFENCE_AND_COST})]
+    return [_table(summaries, _QUALITY), _table(summaries, _DEFENCE_AND_COST)]
+
+
+def _table(summaries: Sequence[Summary], columns: Mapping[str, Callable[[Summary], str]]) -> Table:
+    out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    out.add_column("run")
+    for heading in columns:
+        out.add_column(heading, justify="left" if heading == "file" else "right")
+    for summary in summaries:
+        out.add_row(summary.label, *(show(summary) for show in columns.values()))
     return out
 
 
