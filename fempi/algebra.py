@@ -22,7 +22,8 @@ BLOCK = 1 << 14
 """Columns in a block. Part of the definition of a run's bits: another width rounds differently."""
 
 _SAFE = 40
-"""Entries up to 2**40 in magnitude cannot overflow a block's float32 inner product; larger rows are scaled first."""
+"""Rows whose largest entry lies within 2**-40 and 2**40 in magnitude neither overflow nor vanish in a float32 inner
+product; others are scaled first."""
 
 
 class Updates:
@@ -51,6 +52,7 @@ class Updates:
         updates.d = 0
         updates.__dict__["has_reference"] = has_reference
         updates.__dict__["full_gram"] = gram
+        updates.__dict__["finite"] = np.isfinite(np.diagonal(gram)[:-1])
         return updates
 
     @cached_property
@@ -149,8 +151,10 @@ def _inner_products(rows: list[Float32], d: int) -> Float64:
     gram = np.zeros((len(rows), len(rows)))
     if not rows:
         return gram
-    # A power of two scales without rounding, so ordinary rows keep their bits and hostile ones don't overflow.
-    exponents = np.array([max(0, int(np.frexp(_magnitude(row))[1]) - _SAFE) for row in rows])
+    # A power of two scales without rounding, so ordinary rows keep their bits, and hostile ones neither overflow nor
+    # hide: a row too small to have a norm would have any cosine it likes.
+    exponents = np.array([int(np.frexp(_magnitude(row))[1]) for row in rows])
+    exponents -= exponents.clip(-_SAFE, _SAFE)
     scales = np.ldexp(np.float32(1), -exponents).astype(np.float32)
     for columns in _column_blocks(d):
         # The same block at another row stride gives other bits: always multiply a fresh contiguous copy.

@@ -55,9 +55,9 @@ def commands() -> None:
 @click.option("--placement", type=click.Choice(["balanced", "pinned"]), default="balanced", show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
-    "--watchdog", type=click.FloatRange(min=1), default=3600, show_default=True, help="Seconds a round may take."
+    "--watchdog", type=click.IntRange(1, 10**6), default=3600, show_default=True, help="Seconds a round may take."
 )
-def run(config: Path, arm: str | None, overrides: tuple[str, ...], watchdog: float, **options: Any) -> int:
+def run(config: Path, arm: str | None, overrides: tuple[str, ...], watchdog: int, **options: Any) -> int:
     """Make the runs of a configuration file, under mpirun or alone."""
     from fempi import comm as mpi
 
@@ -66,7 +66,7 @@ def run(config: Path, arm: str | None, overrides: tuple[str, ...], watchdog: flo
         from fempi import display, sweep
 
         configs = comm.together(lambda: settings.load(config, overrides=overrides, arm=arm))
-        device, threads = comm.together(lambda: _device(options["device"], comm.local_rank)), _threads()
+        device, threads = comm.together(lambda: (_device(options["device"], comm.local_rank), _threads()))
         with threads:
             records = sweep.run_all(
                 configs,
@@ -155,6 +155,10 @@ def _threads() -> Any:
     import threadpoolctl
     import torch
 
-    count = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    # OpenMP allows a list, a number for each level of nesting; ours is the first.
+    said = os.environ.get("OMP_NUM_THREADS", "1").partition(",")[0].strip()
+    if not said.isdecimal() or int(said) < 1:
+        raise FempiError(f"OMP_NUM_THREADS is {said!r}; it must be a positive number")
+    count = int(said)
     torch.set_num_threads(count)
     return threadpoolctl.threadpool_limits(count)

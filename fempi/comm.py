@@ -153,13 +153,12 @@ def launch(main: Callable[[Comm], int]) -> int:
             print(f"fempi: {error}", file=sys.stderr, flush=True)
         return 2
     except BaseException as error:
-        _abort(error)
-        raise
+        return _abort(error)
     return status
 
 
 @contextmanager
-def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
+def watchdog(seconds: int) -> Iterator[Callable[[], None]]:
     """Yield a function to call at every step; if no call comes for `seconds`, print where this rank is and exit.
 
     The timer is a C thread, so it also fires while a rank is blocked inside MPI, waiting for one that is gone.
@@ -203,14 +202,15 @@ def _die_with_the_launcher() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def _abort(error: BaseException) -> None:
+def _abort(error: BaseException) -> int:
+    """Print what went wrong on this rank and end all of them; alone, return the exit status."""
     world = MPI.COMM_WORLD
-    status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
-    if isinstance(error, SystemExit) and not status:
-        return
+    status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 0
     if world.rank:
         time.sleep(1)  # a fault that hits every rank is printed by rank 0, whose abort ends the others here
     text = "".join(traceback.format_exception(error)).rstrip()
     print(f"fempi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
+    status = status or 1  # a rank that leaves early, even with 0, leaves the others waiting
     if world.size > 1:
         world.Abort(status)
+    return status

@@ -218,22 +218,23 @@ def parse(document: Document, *, where: str = "config", folder: Path = Path(), a
     _, base_problems = _resolve({"label": "run", **document})
     problems += base_problems
     configs: list[Config] = []
-    for label, changed, objection in _expand(document, arms, grid):
+    labels: list[str] = []
+    for arm_name, label, changed, objection in _expand(document, arms, grid):
         if objection:
             problems.append(objection)
             continue
         resolved, own = _resolve({**changed, "label": label})
         problems += [f"{label}: {p}" for p in own if p not in base_problems]
         if resolved is not None:
-            configs.append(resolved)
+            labels.append(label)
+            if arm in (None, arm_name):
+                configs.append(resolved)
 
-    labels = [config.label for config in configs]
     problems += [f"two runs are called {label!r}" for label in sorted({x for x in labels if labels.count(x) > 1})]
     if arm is not None and not problems:
         known = [str(a.get("name")) for a in arms]
         if arm not in known:
             problems.append(f"--arm: no arm is called {arm!r}{registry.nearest(arm, known)}")
-        configs = [c for c in configs if c.label == arm or c.label.startswith(f"{arm}+")]
     if problems:
         raise ConfigError(where, problems)
     return configs
@@ -268,28 +269,29 @@ def _plugin_files(document: Document) -> list[str]:
     return [f for f in files if isinstance(f, str)] if isinstance(files, list) else []
 
 
-def _expand(document: Document, arms: list[Document], grid: Any) -> Iterator[tuple[str, Document, str]]:
-    """Yield (label, document, problem) for every arm and point of the grid."""
+def _expand(document: Document, arms: list[Document], grid: Any) -> Iterator[tuple[str, str, Document, str]]:
+    """Yield (arm, label, document, problem) for every arm and point of the grid."""
     if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
-        yield "", {}, 'grid: each key must list its values, as in "seed" = [1, 2, 3]'
+        yield "", "", {}, 'grid: each key must list its values, as in "seed" = [1, 2, 3]'
         return
     short = [key.rpartition(".")[2] for key in grid]
     keys = {key: last if short.count(last) == 1 else key for key, last in zip(grid, short, strict=True)}
     for table in arms or [{"name": document.get("label", document.get("name", "run"))}]:
         for point in itertools.product(*grid.values()):
             settings = dict(zip(grid, point, strict=True))
-            label = "+".join([str(table["name"]), *(f"{keys[k]}={_in_a_name(v)}" for k, v in settings.items())])
+            name = str(table["name"])
+            label = "+".join([name, *(f"{keys[k]}={_in_a_name(v)}" for k, v in settings.items())])
             try:
                 changed = _changed(_changed(document, table.get("set", {})), settings)
             except FempiError as error:
-                yield label, {}, f"{label}: {error}"
+                yield name, label, {}, f"{label}: {error}"
             else:
-                yield label, changed, ""
+                yield name, label, changed, ""
 
 
 def _in_a_name(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-")
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_")
 
 
 def _parse_override(text: str) -> Document:
@@ -350,6 +352,8 @@ def _resolve(document: Document) -> tuple[Config | None, list[str]]:
         config = Config.model_validate(document)
     except ValidationError as error:
         return None, [*_describe(error, ()), *problems]
+    if not problems and "reference" in config.plugin("aggregator").needs and not config.data.root_examples:
+        problems.append(f"data.root_examples: {config.aggregator.name} needs the server's own examples; give it some")
     problems += _contradictions(config)
     if problems:
         return None, problems
@@ -397,8 +401,6 @@ def _contradictions(config: Config) -> list[str]:
         problems.append(f"attack.malicious: {config.attack.malicious}, but data.clients is {clients}")
     if (config.aggregator.num_byzantine or 0) > cohort:
         problems.append(f"aggregator.num_byzantine: {config.aggregator.num_byzantine}, but train.cohort is {cohort}")
-    if "reference" in config.plugin("aggregator").needs and not config.data.root_examples:
-        problems.append(f"data.root_examples: {config.aggregator.name} needs the server's own examples; give it some")
     return problems
 
 

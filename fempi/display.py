@@ -128,6 +128,7 @@ def info(path: Path) -> None:
     with RunFile(path) as record:
         facts = record.attributes
         config = record.config
+        mpi_library = facts["mpi_library"].partition(",")[0]
         ended = record.status
         if record.is_folder and ended == "running":
             ended = "running, or cut short"
@@ -135,7 +136,7 @@ def info(path: Path) -> None:
             "record": f"{config['name']}/{config['label']} in {path}",
             "status": f"{ended}; {record.rounds_completed} of {record.rounds} rounds",
             "made": f"{facts['created']} by fempi {facts['fempi_version']} {facts['git_commit'][:12]}".rstrip(),
-            "with": f"torch {facts['torch_version']}, numpy {facts['numpy_version']}, {facts['mpi_library'].split(',')[0]}",
+            "with": f"torch {facts['torch_version']}, numpy {facts['numpy_version']}, {mpi_library}",
             "ranks": ", ".join(
                 f"{host}:{device}" for host, device in zip(facts["rank_host"], facts["rank_device"], strict=True)
             ),

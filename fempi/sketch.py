@@ -28,4 +28,5 @@ class Sketch:
     def __call__(self, vector: Float32) -> Float32:
         """Sketch (size,) of a vector (d,)."""
         sums = np.bincount(self._bucket, weights=self._sign * vector, minlength=self.size)
-        return sums.astype(np.float32)
+        with np.errstate(over="ignore"):  # hostile updates may be near float32's limit
+            return sums.astype(np.float32)

@@ -8,8 +8,10 @@ one plain file. The schema is the same, and `RunFile` reads both.
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -257,13 +259,19 @@ def pack(folder: Path, target: Path) -> None:
                 if f in _STATIC:
                     dataset[...] = run[f.path][...]
             for round_ in range(1, rounds + 1):
-                with h5py.File(round_file(folder, round_), locking=False) as source:
+                with h5py.File(round_file(folder, round_)) as source:
                     _copy_round(source, file, layout, round_)
             if run.status == "complete":
                 file["final/params"][...] = run["final/params"][...]
             _attach_dimensions(file, layout)
 
         _replace(target, fill)
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a Recorder writes, finished or not."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else ["a file"]
+    return all(re.fullmatch(r"run\.h5|final\.h5|round-\d+\.h5|\..*\.tmp", name) for name in names)
 
 
 def remove(folder: Path) -> None:
@@ -283,15 +291,14 @@ class RunFile:
         self.path = Path(path)
         self.is_folder = self.path.is_dir()
         try:
-            # A folder's master is complete from the start, so there is nothing to lock against.
-            self._file = h5py.File(self.path / MASTER if self.is_folder else self.path, "r", locking=False)
+            self._file = h5py.File(self.path / MASTER if self.is_folder else self.path, "r")
         except FileNotFoundError:
             what = f"{self.path} holds no {MASTER}" if self.is_folder else f"there is no {self.path}"
             raise FempiError(f"{what}; name a run's .h5 file or its folder") from None
         except OSError as error:
             raise FempiError(f"{self.path} is not an HDF5 file that can be read: {error}") from error
         version = self._file.attrs.get("format_version")
-        if self._file.attrs.get("format") != FORMAT or version is None:
+        if self._file.attrs.get("format") != FORMAT or not isinstance(version, (int, np.integer)):
             self.close()
             raise FempiError(f"{self.path} is an HDF5 file, but not a record of fempi")
         if version > FORMAT_VERSION:
@@ -373,22 +380,50 @@ class RunFile:
         return values.astype(bool) if dataset.attrs.get("dtype") == "bool" else values
 
 
+class _Disk(io.FileIO):
+    """A file that goes on after an error and keeps the first: HDF5 itself may crash when a write fails."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, or remember why not."""
+        view = memoryview(data).cast("B")
+        try:
+            written = 0
+            while written < len(view):
+                written += super().write(view[written:]) or 0
+        except OSError as error:
+            self.error = self.error or error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length, or remember why not."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+
 def _replace(path: Path, fill: Callable[[h5py.File], Any]) -> None:
     """Write an HDF5 file that appears under its name complete and on disk, or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with h5py.File(temporary, "w", locking=False) as file:  # the name is ours alone; some file systems lack locks
-            fill(file)
-        _sync(temporary)
+        with _Disk(temporary, "w+") as disk:
+            with h5py.File(disk, "w") as file:
+                fill(file)
+            if disk.error is not None:
+                raise disk.error
+            os.fsync(disk.fileno())
         temporary.replace(path)
-        _sync(path.parent)
+        _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Options:
     device: torch.device
     placement: Placement = "balanced"
     force: bool = False
-    watchdog_seconds: float = 3600.0
+    watchdog_seconds: int = 3600
 
 
 class Reporter:
@@ -62,7 +63,7 @@ def run_all(configs: Sequence[Config], comm: Comm, options: Options, reporter: R
     Everything that can be known to fail is refused before anything is written: plugins that object to their
     settings, records in the way, a disk too small.
     """
-    sizes = comm.together(lambda: [expected_bytes(_prepare(config, options), comm.size) for config in configs])
+    sizes = comm.together(lambda: _try_all(configs, options, comm.size))
     done = comm.from_root(lambda: _plan(configs, sizes, options))
     if comm.is_root:
         for config, nbytes, is_done in zip(configs, sizes, done, strict=True):
@@ -89,9 +90,8 @@ def run_all(configs: Sequence[Config], comm: Comm, options: Options, reporter: R
                 step=step,
                 report=reporter.progressed,
             )
-            if comm.is_root and config.record.pack:
-                store.pack(folder, target)
-                store.remove(folder)
+        if config.record.pack:
+            comm.from_root(lambda: _pack(folder, target))  # noqa: B023 - called at once
         if comm.is_root:
             reporter.ended(records[-1])
     return records
@@ -101,11 +101,30 @@ def _prepare(config: Config, options: Options) -> Problem:
     return prepare(config, options.data_root, options.device)
 
 
+def _try_all(configs: Sequence[Config], options: Options, ranks: int) -> list[int]:
+    """Prepare every run once; return the sizes of their records, or say of all what is wrong with them."""
+    sizes, problems = [], []
+    for config in configs:
+        try:
+            sizes.append(expected_bytes(_prepare(config, options), ranks))
+        except FempiError as error:
+            problems.append(str(error) if len(configs) == 1 else f"{config.label}: {error}")
+    if problems:
+        raise FempiError("\n".join(dict.fromkeys(problems)))
+    return sizes
+
+
+def _pack(folder: Path, target: Path) -> None:
+    store.pack(folder, target)
+    store.remove(folder)
+
+
 def _plan(configs: Sequence[Config], sizes: Sequence[int], options: Options) -> list[bool]:
     """Return which runs are done already; raise FempiError if something is in the way."""
     done = []
     for config in configs:
         target = target_of(config, options.output)
+        _can_be_written(target)
         found = next((p for p in (target, folder_of(target)) if p.exists()), None)
         same = found is not None and not options.force and _is_done(found, config)
         if found is not None and not same and not options.force:
@@ -117,13 +136,12 @@ def _plan(configs: Sequence[Config], sizes: Sequence[int], options: Options) -> 
     missing = [size for size, is_done in zip(sizes, done, strict=True) if not is_done]
     # The last run's folder and its packed file are there at the same time.
     needed = sum(missing) + max(missing, default=0)
-    free = shutil.disk_usage(_nearest_folder(options.output)).free
+    free = shutil.disk_usage(_nearest(options.output)).free
     if needed > free:
         raise FempiError(
             f"the records need {needed / 1e9:.2f} GB below {options.output}, but {free / 1e9:.2f} GB are free; use "
             "--output, or record less (record.updates, record.every)"
         )
-    _try_to_write(options.output)
     return done
 
 
@@ -135,18 +153,19 @@ def _is_done(path: Path, config: Config) -> bool:
         return False
 
 
-def _nearest_folder(path: Path) -> Path:
+def _nearest(path: Path) -> Path:
+    """Return the nearest thing above that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
     return path
 
 
-def _try_to_write(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / ".fempi-can-write"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise FempiError(f"cannot write to {output}: {error.strerror}") from error
+def _can_be_written(target: Path) -> None:
+    """Raise FempiError if a record cannot be put there, or would replace what is no record."""
+    place, folder = _nearest(target.parent), folder_of(target)
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise FempiError(f"cannot write to {target.parent}: {place} is {'read-only' if place.is_dir() else 'a file'}")
+    if (target.exists() and not target.is_file()) or (folder.exists() and not store.is_run_folder(folder)):
+        wrong = target if target.exists() and not target.is_file() else folder
+        raise FempiError(f"{wrong} is in the way, and it is no record; move it, or use --output")

@@ -31,9 +31,10 @@ def trust_scores(updates: Updates) -> Float64:
 
 
 def to_reference_norm(updates: Updates) -> Float64:
-    """Factor (n,) that gives each row the reference's norm; 0 for a zero row."""
+    """Factor (n,) that gives each row the reference's norm; 0 for a zero row, and where the reference is not finite."""
     norms = updates.norms
-    return np.divide(updates.reference_norm, norms, out=np.zeros_like(norms), where=norms > 0)
+    target = updates.reference_norm if updates.has_reference else 0.0
+    return np.divide(target, norms, out=np.zeros_like(norms), where=norms > 0)
 
 
 def shares(trust: Float64) -> Float64:

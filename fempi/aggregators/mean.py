@@ -19,4 +19,4 @@ def mean(updates: Updates, context: Context, *, weighted: bool = False) -> Decis
     this is off by default. Trust: 1 for every row.
     """
     shares = context.num_examples.astype(float) if weighted else np.ones(updates.n)
-    return Decision(weights=shares / shares.sum(), trust=np.ones(updates.n), selected=np.ones(updates.n, bool))
+    return Decision(weights=shares / max(shares.sum(), 1), trust=np.ones(updates.n), selected=np.ones(updates.n, bool))

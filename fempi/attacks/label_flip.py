@@ -36,8 +36,8 @@ class LabelFlip(Attack):
         self, images: "Tensor", labels: "Tensor", num_classes: int, rng: np.random.Generator
     ) -> "tuple[Tensor, Tensor]":
         """Change labels; the images stay."""
-        if self.mode == "targeted" and not self.source < num_classes > self.target:
-            raise ValueError(f"attack.source and attack.target must be labels, 0 to {num_classes - 1}")
+        if self.mode == "targeted" and (self.source == self.target or max(self.source, self.target) >= num_classes):
+            raise ValueError(f"source and target must be two different labels of 0 to {num_classes - 1}")
         old = labels.cpu().numpy()
         eligible = np.flatnonzero(old == self.source) if self.mode == "targeted" else np.arange(len(old))
         chosen = rng.permutation(eligible)[: round(self.fraction * len(eligible))]
@@ -52,6 +52,7 @@ class LabelFlip(Attack):
 
     def success(self, confusion: Int64) -> float:
         """For "targeted": the share of the source class that the model takes for the target."""
-        if self.mode != "targeted":
+        of_source = confusion[self.source]
+        if self.mode != "targeted" or not of_source.any():
             return float("nan")
-        return float(confusion[self.source, self.target] / confusion[self.source].sum())
+        return float(of_source[self.target] / of_source.sum())

@@ -1,0 +1,151 @@
+import copy
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fempi.algebra import Float32
+from fempi.client import train
+from fempi.models.flat import FlatModel
+from fempi.rng import stream
+
+EXAMPLES, EPOCHS, BATCH, LR = 23, 3, 5, 0.05
+CPU = torch.device("cpu")
+
+
+def some_model(dropout: float = 0.0) -> FlatModel:
+    torch.manual_seed(1)
+    layers = [nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, 4)]
+    return FlatModel(nn.Sequential(*layers), CPU)
+
+
+def some_data() -> tuple[Tensor, Tensor]:
+    """Examples whose first pixel is their number, so that a batch can be recognised."""
+    rng = stream(0, "data")
+    images = torch.from_numpy(rng.integers(0, 256, (EXAMPLES, 1, 4, 4), np.uint8))
+    images[:, 0, 0, 0] = torch.arange(EXAMPLES)
+    return images, torch.from_numpy(rng.integers(0, 4, EXAMPLES))
+
+
+@dataclass
+class Trained:
+    """What one call of `train` did, and the examples it visited, batch by batch."""
+
+    update: Float32 = field(default_factory=lambda: np.full(0, np.nan, np.float32))
+    loss: float = float("nan")
+    batches: list[list[int]] = field(default_factory=list)
+
+
+def trained(
+    model: FlatModel, params: Tensor, seed: int = 0, *, epochs: int = EPOCHS, batch_size: int = BATCH
+) -> Trained:
+    result = Trained(update=np.full(model.d, np.nan, np.float32))
+
+    def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        result.batches.append((inputs[0][:, 0, 0, 0] * 255).round().int().tolist())
+
+    hook = model.module.register_forward_pre_hook(note)
+    rng = stream(seed, "train")
+    result.loss = train(
+        model, params, *some_data(), epochs=epochs, batch_size=batch_size, lr=LR, rng=rng, out=result.update
+    )
+    hook.remove()
+    return result
+
+
+def test_training_is_plain_sgd_on_the_same_batches() -> None:
+    model = some_model()
+    params = model.params.clone()
+    plain = copy.deepcopy(model.module)
+    result = trained(model, params)
+
+    images, labels = some_data()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=LR)
+    loss_sum = 0.0
+    for batch in result.batches:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(plain(images[batch] / 255), labels[batch])
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        loss_sum += loss.item() * len(batch)
+    local = torch.cat([p.detach().flatten() for p in plain.parameters()])
+    np.testing.assert_allclose(result.update, (local - params).numpy(), rtol=0, atol=1e-6)
+    assert result.loss == pytest.approx(loss_sum / (EPOCHS * EXAMPLES), rel=1e-5)
+    assert np.abs(result.update).max() > 0.01  # something was learned
+
+
+def test_the_update_is_local_minus_global_in_the_memory_given() -> None:
+    model = some_model()
+    params = model.params.clone()
+    result = trained(model, params)
+    np.testing.assert_array_equal(result.update, (model.params - params).numpy())
+    assert np.isfinite(result.update).all()
+
+
+def test_every_epoch_visits_all_examples_in_an_order_of_its_own() -> None:
+    model = some_model()
+    batches = trained(model, model.params.clone()).batches
+    assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3] * EPOCHS  # 23 examples: the last batch is smaller
+    visited = [example for batch in batches for example in batch]
+    epochs = [visited[EXAMPLES * i : EXAMPLES * (i + 1)] for i in range(EPOCHS)]
+    assert all(sorted(epoch) == list(range(EXAMPLES)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == EPOCHS
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 23), (22, [22, 1]), (23, [23]), (100, [23])])
+def test_any_batch_size_works(batch_size: int, sizes: list[int]) -> None:
+    model = some_model()
+    result = trained(model, model.params.clone(), epochs=1, batch_size=batch_size)
+    assert [len(batch) for batch in result.batches] == sizes
+    assert np.isfinite(result.update).all()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_generator_alone_decides_the_bits(dropout: float) -> None:
+    model = some_model(dropout)
+    params = model.params.clone()
+    one = trained(model, params)
+    torch.manual_seed(99)  # neither torch's own generator nor what the model did before matters
+    again = trained(model, params)
+    np.testing.assert_array_equal(one.update, again.update)
+    assert (one.loss, one.batches) == (again.loss, again.batches)
+    other = trained(model, params, seed=1)
+    assert other.batches != one.batches
+    assert (other.update != one.update).any()
+
+
+def test_dropout_is_drawn_from_the_generator_and_is_on_while_training() -> None:
+    model = some_model(dropout=0.5)
+    params = model.params.clone()
+    model.module.eval()  # as a test of the model leaves it
+
+    def whole_batch(seed: int) -> Float32:
+        """One step on all examples: their order plays no part beyond rounding."""
+        return trained(model, params, seed, epochs=1, batch_size=EXAMPLES).update
+
+    assert np.abs(whole_batch(0) - whole_batch(1)).max() > 1e-4
+    np.testing.assert_array_equal(whole_batch(0), whole_batch(0))
+
+
+def test_global_parameters_and_data_are_not_changed() -> None:
+    model = some_model()
+    params = model.params.clone()
+    before = params.clone()
+    images, labels = some_data()
+    out = np.empty(model.d, np.float32)
+    train(model, params, images, labels, epochs=1, batch_size=BATCH, lr=LR, rng=stream(0, "train"), out=out)
+    assert torch.equal(params, before)
+    assert torch.equal(images, some_data()[0])
+    assert torch.equal(labels, some_data()[1])
+
+
+def test_training_starts_from_the_parameters_given() -> None:
+    model = some_model()
+    params = model.params.clone()
+    expected = trained(model, params).update
+    model.params.fill_(7)
+    model.grad.fill_(np.nan)
+    np.testing.assert_array_equal(trained(model, params).update, expected)
