@@ -245,8 +245,9 @@ def _forget(document: Document, settings: Document) -> None:
     arms, grid = document.get("arm", []), document.get("grid", {})
     tables = [a.get("set") for a in arms if isinstance(a, dict)] if isinstance(arms, list) else []
     for table in (*tables, grid):
-        for key in settings.keys() & table.keys() if isinstance(table, dict) else ():
-            del table[key]
+        for key in list(table) if isinstance(table, dict) else ():
+            if key in settings or key.rpartition(".")[0] in settings:
+                del table[key]
 
 
 def _tables(arms: Any, problems: list[str]) -> list[Document]:

@@ -163,7 +163,7 @@ class Layout:
 
     def nbytes(self, malicious_rows: int) -> int:
         """Bytes of data in the packed file, given how many rows of the kept rounds are malicious."""
-        total = 0
+        total = _METADATA
         kept = sum(self.keeps_vectors(r) for r in range(1, self.sizes["round"] + 1))
         for f in self.fields():
             entries = prod(self.shape(f))
@@ -173,6 +173,10 @@ class Layout:
                 entries = malicious_rows * self.size(VECTOR)
             total += entries * self.dtype(f).itemsize
         return total
+
+
+_METADATA = 43_000
+"""Bytes that any packed file needs for names, attributes and dimensions."""
 
 
 def round_file(folder: Path, round: int) -> Path:  # noqa: A002 - the field's word
@@ -235,7 +239,8 @@ class Recorder:
         if values.ndim == 1:
             dataset[...] = self._encode(values)
         else:
-            for row, value in zip(range(len(values)) if rows is None else rows, values, strict=True):
+            rows = np.arange(len(dataset)) if rows is None else rows
+            for row, value in zip(rows, values, strict=True):
                 dataset[row] = self._encode(value)
 
 

@@ -37,7 +37,7 @@ class LabelFlip(Attack):
     ) -> "tuple[Tensor, Tensor]":
         """Change labels; the images stay."""
         if self.mode == "targeted" and (self.source == self.target or max(self.source, self.target) >= num_classes):
-            raise ValueError(f"source and target must be two different labels of 0 to {num_classes - 1}")
+            raise ValueError(f"attack.source and attack.target must be two different labels of 0 to {num_classes - 1}")
         old = labels.cpu().numpy()
         eligible = np.flatnonzero(old == self.source) if self.mode == "targeted" else np.arange(len(old))
         chosen = rng.permutation(eligible)[: round(self.fraction * len(eligible))]

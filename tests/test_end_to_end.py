@@ -1,0 +1,462 @@
+"""Whole experiments under mpirun: the same bits on any number of ranks, and what a user gets to see."""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from launch import run_ranks
+
+from fempi import RunFile, cli, registry
+from fempi.placement import place
+from fempi.store import PHASES, round_file
+
+SMALL = """
+name = "small"
+rounds = 2
+
+[data]
+dataset = "synthetic"
+size = 12
+train_examples = 300
+test_examples = 100
+clients = 8
+root_examples = 20
+
+[model]
+name = "mlp"
+hidden = [8]
+
+[train]
+cohort = 7
+local_epochs = 1
+"""
+
+FOUR_ARMS = """
+name = "four"
+rounds = 2
+
+[data]
+dataset = "synthetic"
+size = 4
+train_examples = 400
+test_examples = 2500
+clients = 9
+partition = "dirichlet"
+alpha = 1.0
+min_examples = 5
+root_examples = 30
+
+[model]
+name = "cnn"
+
+[train]
+cohort = 7
+local_epochs = 1
+
+[attack]
+malicious = 2
+
+[[arm]]
+name = "clean"
+set = { "attack.name" = "none" }
+
+[[arm]]
+name = "krum"
+set = { "attack.name" = "sign_flip", "attack.target" = "weights", "aggregator.name" = "krum" }
+
+[[arm]]
+name = "dual"
+set = { "attack.name" = "label_flip", "aggregator.name" = "dual" }
+
+[[arm]]
+name = "fltrust"
+set = { "attack.name" = "sign_flip", "aggregator.name" = "fltrust" }
+"""
+ARMS = ["clean", "krum", "dual", "fltrust"]
+JOBS = [(1, "balanced"), (2, "balanced"), (3, "balanced"), (4, "balanced"), (2, "pinned"), (3, "pinned")]
+
+
+@dataclass(frozen=True)
+class Job:
+    returncode: int
+    output: str
+    folder: Path
+    """holds the experiment's records"""
+
+
+def fempi(folder, ranks, config, *arguments, timeout=90):
+    """Run a configuration under mpirun with the output in `folder`."""
+    command = [sys.executable, "-m", "fempi", "run", str(config), "--output", str(folder / "out"), *arguments]
+    job = run_ranks(ranks, command, timeout=timeout, cwd=folder)
+    (name,) = [p.name for p in (folder / "out").iterdir() if p.is_dir()] if (folder / "out").exists() else [""]
+    return Job(job.returncode, job.output, folder / "out" / name)
+
+
+def write(folder, text, name="config.toml"):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def arrays(path):
+    """Every dataset of a file in its stored type."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[...]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def same_bits(a, b):
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return a.tolist() == b.tolist() if a.dtype == object else a.tobytes() == b.tobytes()
+
+
+@pytest.fixture(scope="session")
+def jobs(tmp_path_factory):
+    """Return a function that runs the four arms once for each number of ranks and placement."""
+    root = tmp_path_factory.mktemp("four")
+    config = write(root, FOUR_ARMS)
+
+    @cache
+    def job(ranks, placement):
+        folder = root / f"{ranks}-{placement}"
+        folder.mkdir()
+        return fempi(folder, ranks, config, "--placement", placement)
+
+    yield job
+    shutil.rmtree(root)
+
+
+# The same bits
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(("ranks", "placement"), JOBS[1:])
+def test_every_bit_is_that_of_one_rank(ranks, placement, arm, jobs):
+    one, many = jobs(1, "balanced"), jobs(ranks, placement)
+    assert one.returncode == many.returncode == 0, many.output
+    expected, got = arrays(one.folder / f"{arm}.h5"), arrays(many.folder / f"{arm}.h5")
+    assert expected.keys() == got.keys()
+    compared = [path for path in got if not path.startswith("timing/") and path != "rounds/rank"]
+    assert [path for path in compared if not same_bits(expected[path], got[path])] == []
+    assert {path.partition("/")[0] for path in compared} == {"rounds", "evaluation", "clients", "layers", "final"}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(("ranks", "placement"), JOBS)
+def test_the_recorded_ranks_are_those_of_the_placement(ranks, placement, arm, jobs):
+    with RunFile(jobs(ranks, placement).folder / f"{arm}.h5") as run:
+        root_cost = 30 if arm in ("dual", "fltrust") else 0
+        for clients, examples, owners in zip(
+            run["rounds/client"], run["rounds/num_examples"], run["rounds/rank"], strict=True
+        ):
+            kwargs = {"ranks": ranks, "total_clients": 9, "root_cost": root_cost}
+            np.testing.assert_array_equal(owners, place(placement, clients, examples, **kwargs))
+        assert set(run["rounds/rank"][...].flat) <= set(range(ranks))
+        if placement == "balanced":
+            assert set(run["rounds/rank"][...].flat) == set(range(ranks))
+
+
+def test_the_comparison_compares_something(jobs):
+    """Two arms differ in their bits, attacks arrive, and what is recorded is neither empty nor constant."""
+    with RunFile(jobs(1, "balanced").folder / "krum.h5") as krum, RunFile(jobs(2, "pinned").folder / "dual.h5") as dual:
+        assert krum["final/params"][...].tobytes() != dual["final/params"][...].tobytes()
+        for run in (krum, dual):
+            malicious = run.read("rounds/malicious")
+            assert 0 < malicious.sum() < malicious.size
+            changed = (run["rounds/update"][...] != run["rounds/trained_update"][...]).any(axis=2)
+            assert changed[malicious].all() == (run is krum)  # label_flip poisons data, not updates
+            assert len(np.unique(run["rounds/update"][0, 0])) > 1000
+            assert run.read("rounds/finite").all()
+
+
+def test_the_scores_of_the_last_evaluation_are_those_of_its_confusion_matrix(jobs):
+    with RunFile(jobs(3, "pinned").folder / "fltrust.h5") as run:
+        confusion = run["evaluation/confusion"][-1]
+        assert confusion.sum() == 2500
+        assert run["evaluation/accuracy"][-1] == np.trace(confusion) / 2500
+
+
+# What a user gets
+
+
+@pytest.mark.parametrize(("ranks", "placement"), JOBS)
+def test_a_job_leaves_complete_packed_files_and_nothing_else(ranks, placement, jobs):
+    job = jobs(ranks, placement)
+    assert job.returncode == 0, job.output
+    assert sorted(p.name for p in job.folder.iterdir()) == sorted(f"{arm}.h5" for arm in ARMS)
+    assert [p.name for p in job.folder.parent.iterdir()] == ["four"]
+    for arm in ARMS:
+        with RunFile(job.folder / f"{arm}.h5") as run:
+            assert (run.status, run.rounds_completed, run.config["label"]) == ("complete", 2, arm)
+            assert len(run.attributes["rank_host"]) == ranks
+            assert set(run.attributes["rank_device"]) == {"cpu"}
+
+
+@pytest.mark.parametrize(("ranks", "placement"), JOBS)
+def test_the_table_is_printed_once_with_a_line_for_each_arm(ranks, placement, jobs):
+    job = jobs(ranks, placement)
+    assert job.output.count("precision") == 1
+    table = job.output.partition("precision")[2]
+    for arm in ARMS:
+        assert table.count(f"{arm}.h5") == 1
+        assert job.output.count(f"{arm}: round 2/2") == 1
+    assert "Warning" not in job.output
+
+
+@pytest.mark.parametrize(("ranks", "placement"), JOBS)
+def test_every_rank_times_every_phase(ranks, placement, jobs):
+    with RunFile(jobs(ranks, placement).folder / "dual.h5") as run:
+        seconds = run["timing/seconds"][...]
+        assert seconds.shape == (2, ranks, len(PHASES))
+        assert (seconds >= 0).all()
+        assert (seconds[:, 0] > 0).all(axis=0).tolist() == [True] * len(PHASES)
+        assert (seconds[..., PHASES.index("train")] > 0).all()
+        assert seconds.sum() < 90 * ranks
+        assert list(run["timing/phase"].asstr()) == list(PHASES)
+
+
+def test_a_second_run_on_another_number_of_ranks_keeps_what_is_finished(jobs, capfd):
+    folder = jobs(2, "balanced").folder
+    before = {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for p in folder.iterdir()}
+    config, output = folder.parents[2] / "config.toml", folder.parent
+    assert cli.main(["run", str(config), "--output", str(output)]) == 0
+    assert {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for p in folder.iterdir()} == before
+    said = capfd.readouterr().out
+    assert said.count("is there already") == len(ARMS)
+    assert "round 1/2" not in said
+    assert said.count("precision") == 1
+
+
+# In one process: nothing below depends on the number of ranks
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    for kind in registry.KINDS:
+        registry.names(kind)
+    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, SMALL)
+    return tmp_path
+
+
+def test_another_configuration_is_refused_and_with_force_replaces(here, capfd):
+    run = ["run", "config.toml", "--output", "out"]
+    assert cli.main(run) == 0
+    first = (here / "out/small/small.h5").read_bytes()
+    capfd.readouterr()
+
+    assert cli.main([*run, "--set", "train.lr=0.02"]) == 2
+    said = capfd.readouterr().err
+    assert "out/small/small.h5 is in the way" in said
+    assert "--force" in said
+    assert (here / "out/small/small.h5").read_bytes() == first
+
+    assert cli.main([*run, "--set", "train.lr=0.02", "--force"]) == 0
+    with RunFile("out/small/small.h5") as record:
+        assert record.config["train"]["lr"] == 0.02
+    assert [p.name for p in (here / "out/small").iterdir()] == ["small.h5"]
+
+
+def test_an_unfinished_folder_is_in_the_way_and_with_force_replaced(here, capfd):
+    run = ["run", "config.toml", "--output", "out"]
+    assert cli.main([*run, "--set", "record.pack=false"]) == 0
+    folder = here / "out/small/small.run"
+    (folder / "final.h5").unlink()
+    assert cli.main([*run, "--set", "record.pack=false"]) == 2
+    assert "small.run is in the way" in capfd.readouterr().err
+    assert cli.main([*run, "--set", "record.pack=false", "--force"]) == 0
+    with RunFile(folder) as record:
+        assert record.status == "complete"
+
+
+def test_only_what_is_missing_of_a_sweep_is_made(here, capfd):
+    run = ["run", "config.toml", "--output", "out"]
+    assert cli.main([*run, "--set", "grid={seed=[1]}"]) == 0
+    first = (here / "out/small/small+seed=1.h5").stat().st_mtime_ns
+    capfd.readouterr()
+    assert cli.main([*run, "--set", "grid={seed=[1, 2]}"]) == 0
+    assert (here / "out/small/small+seed=1.h5").stat().st_mtime_ns == first
+    out = capfd.readouterr().out
+    assert "small+seed=1.h5 is there already" in out
+    assert "small+seed=2.h5 will take about" in out
+
+
+def test_the_size_said_before_the_first_round_is_that_of_the_file(here, capfd):
+    options = ["--set", "model.hidden=[200]", "--set", "attack={name='sign_flip', malicious=3}"]
+    assert cli.main(["run", "config.toml", "--output", "out", *options]) == 0
+    said = capfd.readouterr().out.partition("will take about ")[2].split()
+    assert said[1] == "MB"
+    assert float(said[0]) * 1e6 == pytest.approx((here / "out/small/small.h5").stat().st_size, rel=0.1)
+
+
+def test_an_unpacked_record_keeps_its_folder_and_can_be_read_and_packed(here, capfd):
+    assert cli.main(["run", "config.toml", "--output", "out", "--set", "record.pack=false"]) == 0
+    folder = here / "out/small/small.run"
+    assert [p.name for p in folder.parent.iterdir()] == ["small.run"]
+    assert {round_file(folder, r).name for r in (1, 2)} <= {p.name for p in folder.iterdir()}
+    capfd.readouterr()
+
+    assert cli.main(["info", str(folder)]) == 0
+    assert "complete; 2 of 2 rounds" in capfd.readouterr().out
+
+    assert cli.main(["pack", str(folder), "-o", "packed.h5"]) == 0
+    assert "packed into packed.h5" in capfd.readouterr().out
+    assert folder.exists()
+    a, b = arrays(folder / "run.h5"), arrays("packed.h5")
+    assert a.keys() == b.keys()
+    assert all(same_bits(a[path], b[path]) for path in a)
+
+    assert cli.main(["pack", str(folder), "-o", "packed.h5"]) == 2
+    assert "packed.h5 is there already; use --force" in capfd.readouterr().err
+    assert cli.main(["pack", str(folder), "-o", "packed.h5", "--force"]) == 0
+    assert cli.main(["pack", "packed.h5", "-o", "again.h5"]) == 2
+    assert "packed.h5 is not a run's folder" in capfd.readouterr().err
+
+
+def test_info_says_what_a_record_is(here, capfd):
+    assert cli.main(["run", "config.toml", "--output", "out"]) == 0
+    capfd.readouterr()
+    assert cli.main(["info", "out/small/small.h5"]) == 0
+    said = capfd.readouterr().out
+    with RunFile("out/small/small.h5") as record:
+        facts = record.attributes
+    for words in (
+        "small/small in out/small/small.h5",
+        "complete; 2 of 2 rounds",
+        f"torch {facts['torch_version']}",
+        f"{facts['rank_host'][0]}:cpu",
+        f"seed 1, hash {facts['config_hash'][:16]}",
+        "updates        full",
+        'dataset = "synthetic"',
+        "precision",
+    ):
+        assert words in said
+
+
+@pytest.mark.parametrize("kind", [*(f"{k}s" for k in registry.KINDS), None])
+def test_list_names_all_plugins(kind, capfd):
+    assert cli.main(["list", *([kind] if kind else [])]) == 0
+    said = capfd.readouterr().out
+    for each in registry.KINDS:
+        if kind in (None, f"{each}s"):
+            assert f"{each}s" in said
+            missing = [name for name in registry.names(each) if name not in said]
+            assert missing == []
+
+
+def test_list_of_an_unknown_kind_is_refused_with_the_nearest(capfd):
+    assert cli.main(["list", "agregators"]) == 2
+    assert "did you mean 'aggregators'?" in capfd.readouterr().err
+
+
+# A user's own plugins, and clients that send anything
+
+MINE = '''
+import os
+from dataclasses import dataclass
+import numpy as np
+from fempi import Attack, Decision, register
+
+@register("aggregator", "first_rows", needs=("columns",))
+def first_rows(updates, context, *, count: int = 2):
+    """The mean of the first rows."""
+    selected = np.arange(updates.n) < count
+    return Decision(weights=selected / selected.sum(), trust=-np.arange(updates.n, dtype=float), selected=selected)
+
+@register("attack", "constant")
+@dataclass(frozen=True, kw_only=True)
+class Constant(Attack):
+    """Send one number."""
+    value: float = 7.0
+    def poison_updates(self, updates, malicious, knowledge):
+        return np.full_like(updates[malicious], self.value)
+
+@register("attack", "garbage")
+@dataclass(frozen=True, kw_only=True)
+class Garbage(Attack):
+    """Send what no update can be."""
+    value: str = "nan"
+    def poison_updates(self, updates, malicious, knowledge):
+        rows = updates[malicious]
+        rows[:, 0] = float(self.value)
+        return rows
+'''
+OWN_ARMS = """
+[plugins]
+files = ["plugins/mine.py"]
+
+[[arm]]
+name = "own"
+set = { "aggregator.name" = "first_rows", "aggregator.count" = 3, "attack" = { name = "constant", malicious = 3 } }
+"""
+NAN_RULES = {"mean": "", "krum": "", "multi_krum": "", "dual": "", "fltrust": ""}
+
+
+def garbage_arms():
+    for value in ("nan", "-inf"):
+        for rule in NAN_RULES:
+            settings = f'"aggregator.name" = "{rule}", "aggregator.num_byzantine" = 1'
+            attack = f'"attack.name" = "garbage", "attack.value" = "{value}", "attack.malicious" = 4'
+            yield f'[[arm]]\nname = "{rule}{value}"\nset = {{ {settings}, {attack} }}\n'
+    everyone = '"attack.name" = "garbage", "attack.malicious" = 8'
+    yield f'[[arm]]\nname = "all"\nset = {{ {everyone} }}\n'
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """One job on 2 ranks with plugins of files beside the configuration, started from elsewhere."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "configs/plugins").mkdir(parents=True)
+    write(folder / "configs/plugins", MINE, "mine.py")
+    config = write(folder / "configs", SMALL + OWN_ARMS + "".join(garbage_arms()))
+    return fempi(folder, 2, config)
+
+
+def test_a_users_own_aggregator_and_attack_run_and_are_recorded(own):
+    assert own.returncode == 0, own.output
+    with RunFile(own.folder / "own.h5") as run:
+        malicious = run.read("rounds/malicious")
+        assert (run["rounds/update"][...][malicious] == 7).all()
+        assert (run["rounds/trained_update"][...][malicious] != 7).any(axis=1).all()
+        assert run.read("rounds/selected").tolist() == [[True] * 3 + [False] * 4] * 2
+        assert run.read("rounds/trust")[0].tolist() == [0, -1, -2, -3, -4, -5, -6]
+        np.testing.assert_allclose(run["rounds/aggregate"][0], run["rounds/update"][0, :3].mean(axis=0), rtol=1e-5)
+        assert run.config["aggregator"]["count"] == 3
+        assert run.config["attack"]["value"] == 7.0
+        assert run.config["plugins"]["files"] == ["plugins/mine.py"]
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf"])
+@pytest.mark.parametrize("rule", NAN_RULES)
+def test_more_garbage_than_declared_is_survived_and_recorded(rule, value, own):
+    assert own.returncode == 0, own.output
+    with RunFile(own.folder / f"{rule}{value}.h5") as run:
+        finite, malicious = run.read("rounds/finite"), run.read("rounds/malicious")
+        assert run.status == "complete"
+        assert (malicious.sum(axis=1) > 1).all()
+        assert (finite == ~malicious).all()
+        assert (run.read("rounds/weight")[malicious] == 0).all()
+        assert not run.read("rounds/selected")[malicious].any()
+        assert np.isnan(run.read("rounds/trust")[malicious]).all()
+        assert np.isnan(run.read("rounds/norm")[malicious]).all()
+        assert np.isnan(run["rounds/update"][...][malicious]).any() == (value == "nan")
+        assert np.isfinite(run["rounds/aggregate"][...]).all()
+        assert np.isfinite(run["final/params"][...]).all()
+
+
+def test_a_cohort_of_nothing_but_garbage_leaves_the_model_as_it_is(own):
+    with RunFile(own.folder / "all.h5") as run:
+        assert not run.read("rounds/finite").any()
+        assert (run["rounds/aggregate"][...] == 0).all()
+        assert run["evaluation/accuracy"][0] == run["evaluation/accuracy"][1]
