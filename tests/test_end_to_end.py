@@ -78,7 +78,7 @@ name = "fltrust"
 set = { "attack.name" = "sign_flip", "aggregator.name" = "fltrust" }
 """
 ARMS = ["clean", "krum", "dual", "fltrust"]
-JOBS = [(1, "balanced"), (2, "balanced"), (3, "balanced"), (4, "balanced"), (2, "pinned"), (3, "pinned")]
+JOBS = [(ranks, placement) for placement in ("balanced", "pinned") for ranks in (1, 2, 3, 4)]
 
 
 @dataclass(frozen=True)
