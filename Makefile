@@ -48,7 +48,6 @@ fetch: data/MNIST/raw/train-images-idx3-ubyte ## Download MNIST into data/
 run: .venv/setup fetch ## Train the quick start under mpirun and plot its accuracy (RANKS=2)
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/quickstart.toml $(ARGS)
 	.venv/bin/python analysis/accuracy_curves.py results/quickstart -o results/quickstart/accuracy.png
-	@echo "The recorded runs are in results/quickstart/, the figure is results/quickstart/accuracy.png"
 
 # Three settings for `run` that give way to the caller's own: more ranks than cores are allowed (the first is Open MPI
 # 5's name for it, the second Open MPI 4's), and a rank uses one thread, so that ranks do not fight over cores.

@@ -95,8 +95,7 @@ def fetch(dataset: str, root: Path) -> None:
     """Download a dataset, once, where there is a network (on a cluster: the login node)."""
     from fempi.datasets.fetch import fetch as fetch_dataset
 
-    folder = fetch_dataset(dataset, root, log=click.echo)
-    click.echo(f"{dataset} is in {folder}")
+    fetch_dataset(dataset, root, log=click.echo)
 
 
 @commands.command("list")
