@@ -62,10 +62,9 @@ def run(config: Path, arm: str | None, overrides: tuple[str, ...], watchdog: int
     from fempi import comm as mpi
 
     def on_every_rank(comm: mpi.Comm) -> int:
-        from fempi import config as settings
-        from fempi import display, sweep
+        from fempi import display, experiment, sweep
 
-        configs = comm.together(lambda: settings.load(config, overrides=overrides, arm=arm))
+        configs = comm.together(lambda: experiment.load(config, overrides=overrides, arm=arm))
         device, threads = comm.together(lambda: (_device(options["device"], comm.local_rank), _threads()))
         with threads:
             records = sweep.run_all(

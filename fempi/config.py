@@ -1,19 +1,11 @@
-"""The TOML file: strict, frozen, every error at once.
-
-A file describes one run, or with `[[arm]]` and `[grid]` several. `load` expands it into one `Config` a run; each holds
-every setting with its defaults filled in, so that a record needs nothing else to say what was done.
-"""
+"""The settings of one run: strict, frozen, with every default filled in and every error found at once."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
@@ -129,13 +121,13 @@ class Config(Section):
 
     def parameters(self, kind: str) -> dict[str, Any]:
         """The hyper-parameters of this run's plugin of a kind."""
-        section, _ = _PLUGINS[kind]
+        section, _ = PLUGINS[kind]
         values = getattr(self, section).parameters
         return {key: values[key] for key in self.plugin(kind).parameters.model_fields}
 
     def plugin(self, kind: str) -> registry.Plugin:
         """This run's plugin of a kind."""
-        section, key = _PLUGINS[kind]
+        section, key = PLUGINS[kind]
         return registry.find(kind, getattr(getattr(self, section), key))
 
     def to_toml(self) -> str:
@@ -148,14 +140,14 @@ class Config(Section):
         return hashlib.sha256(self.to_toml().encode()).hexdigest()
 
 
-_PLUGINS: Mapping[str, tuple[str, str]] = {
+PLUGINS: Mapping[str, tuple[str, str]] = {
     "dataset": ("data", "dataset"),
     "partition": ("data", "partition"),
     "model": ("model", "name"),
     "attack": ("attack", "name"),
     "aggregator": ("aggregator", "name"),
 }
-_SECTIONS: Mapping[str, type[Section]] = {
+SECTIONS: Mapping[str, type[Section]] = {
     "data": Data,
     "model": Model,
     "train": Train,
@@ -176,176 +168,11 @@ class ConfigError(FempiError):
         super().__init__("\n  ".join([f"{where}: {count}", *self.problems]))
 
 
-def load(path: Path, *, overrides: Sequence[str] = (), arm: str | None = None) -> list[Config]:
-    """Read a file, apply `key=TOMLVALUE` overrides, and expand arms and grid; one arm only, if `arm` names it.
-
-    An override has the last word: arms and grid no longer set its key.
-
-    Raises ConfigError with every problem there is.
-    """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"not valid TOML: {error}"]) from error
-    settings: Document = {}
-    problems: list[str] = []
-    for override in overrides:
-        try:
-            settings |= _parse_override(override)
-            document = _changed(document, settings)
-        except FempiError as error:
-            problems.append(f"--set {override}: {error}")
-    if problems:
-        raise ConfigError(str(path), problems)
-    _forget(document, settings)
-    return parse(document, where=str(path), folder=path.parent, arm=arm)
-
-
-def parse(document: Document, *, where: str = "config", folder: Path = Path(), arm: str | None = None) -> list[Config]:
-    """Expand a document into its runs; see `load`."""
-    document = dict(document)
-    problems: list[str] = []
-    arms = _tables(document.pop("arm", []), problems)
-    grid = document.pop("grid", {})
-    for file in _plugin_files(document):
-        try:
-            registry.load_file(folder / file)
-        except FempiError as error:
-            problems.append(f"plugins.files: {error}")
-
-    _, base_problems = _resolve({"label": "run", **document})
-    problems += base_problems
-    configs: list[Config] = []
-    labels: list[str] = []
-    for arm_name, label, changed, objection in _expand(document, arms, grid):
-        if objection:
-            problems.append(objection)
-            continue
-        resolved, own = _resolve({**changed, "label": label})
-        problems += [f"{label}: {p}" for p in own if p not in base_problems]
-        if resolved is not None:
-            labels.append(label)
-            if arm in (None, arm_name):
-                configs.append(resolved)
-
-    problems += [f"two runs are called {label!r}" for label in sorted({x for x in labels if labels.count(x) > 1})]
-    if arm is not None and not problems:
-        known = [str(a.get("name")) for a in arms]
-        if arm not in known:
-            problems.append(f"--arm: no arm is called {arm!r}{registry.nearest(arm, known)}")
-    if problems:
-        raise ConfigError(where, problems)
-    return configs
-
-
-def _forget(document: Document, settings: Document) -> None:
-    """Take what the command line has set out of the arms and the grid: its word is the last."""
-    arms, grid = document.get("arm", []), document.get("grid", {})
-    tables = [a.get("set") for a in arms if isinstance(a, dict)] if isinstance(arms, list) else []
-    for table in (*tables, grid):
-        for key in list(table) if isinstance(table, dict) else ():
-            if key in settings or key.rpartition(".")[0] in settings:
-                del table[key]
-
-
-def _tables(arms: Any, problems: list[str]) -> list[Document]:
-    if not isinstance(arms, list) or not all(isinstance(a, dict) for a in arms):
-        problems.append("arm: must be [[arm]] tables")
-        return []
-    for number, table in enumerate(arms, 1):
-        unknown = sorted(table.keys() - {"name", "set"})
-        problems += [f"arm {number}: unknown key {key!r}{registry.nearest(key, ['name', 'set'])}" for key in unknown]
-        if not isinstance(table.get("name"), str):
-            problems.append(f"arm {number}: needs a name")
-        if not isinstance(table.get("set", {}), dict):
-            problems.append(f"arm {number}: set must be a table")
-    return [a for a in arms if isinstance(a.get("name"), str) and isinstance(a.get("set", {}), dict)]
-
-
-def _plugin_files(document: Document) -> list[str]:
-    plugins = document.get("plugins", {})
-    files = plugins.get("files", []) if isinstance(plugins, dict) else []
-    return [f for f in files if isinstance(f, str)] if isinstance(files, list) else []
-
-
-def _expand(document: Document, arms: list[Document], grid: Any) -> Iterator[tuple[str, str, Document, str]]:
-    """Yield (arm, label, document, problem) for every arm and point of the grid."""
-    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
-        yield "", "", {}, 'grid: each key must list its values, as in "seed" = [1, 2, 3]'
-        return
-    short = [key.rpartition(".")[2] for key in grid]
-    keys = {key: last if short.count(last) == 1 else key for key, last in zip(grid, short, strict=True)}
-    for table in arms or [{"name": document.get("label", document.get("name", "run"))}]:
-        for point in itertools.product(*grid.values()):
-            settings = dict(zip(grid, point, strict=True))
-            name = str(table["name"])
-            label = "+".join([name, *(f"{keys[k]}={_in_a_name(v)}" for k, v in settings.items())])
-            try:
-                changed = _changed(_changed(document, table.get("set", {})), settings)
-            except FempiError as error:
-                yield name, label, {}, f"{label}: {error}"
-            else:
-                yield name, label, changed, ""
-
-
-def _in_a_name(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_")
-
-
-def _parse_override(text: str) -> Document:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise FempiError("write it as key=VALUE, with the value as in TOML")
-    try:
-        return {key.strip(): tomllib.loads(f"value = {value}")["value"]}
-    except (tomllib.TOMLDecodeError, KeyError) as error:
-        raise FempiError(f"{value!r} is not a TOML value (strings need quotes): {error}") from error
-
-
-def _changed(document: Document, settings: Mapping[str, Any]) -> Document:
-    """Return the document with dotted keys set.
-
-    Hyper-parameters belong to the plugin they were written for: where a setting chooses another plugin, those of the
-    old one go.
-    """
-    document = {k: dict(v) if isinstance(v, dict) else v for k, v in document.items()}
-    for kind, (section, key) in _PLUGINS.items():
-        chosen = settings.get(f"{section}.{key}")
-        table = document.get(section, {})
-        default = _SECTIONS[section].model_fields[key].default
-        if chosen is None or not isinstance(table, dict) or chosen == table.get(key, default):
-            continue
-        for name in _parameter_names(kind, table.get(key, default)):
-            table.pop(name, None)
-    for dotted, value in settings.items():
-        head, dot, last = dotted.rpartition(".")
-        if head.count("."):
-            raise FempiError(f"{dotted}: no such setting")
-        if not dot:
-            document[dotted] = value
-            continue
-        table = document.setdefault(head, {})
-        if not isinstance(table, dict):
-            raise FempiError(f"{dotted}: {head} is not a table")
-        table[last] = value
-    return document
-
-
-def _parameter_names(kind: str, name: Any) -> list[str]:
-    try:
-        return list(registry.find(kind, name).parameters.model_fields)
-    except FempiError:
-        return []
-
-
-def _resolve(document: Document) -> tuple[Config | None, list[str]]:
+def resolve(document: Document) -> tuple[Config | None, list[str]]:
     """Validate a document without arms and fill in every default; return the run, or None, and the problems."""
     document = {k: dict(v) if isinstance(v, dict) else v for k, v in document.items()}
     problems: list[str] = []
-    for section, kinds in itertools.groupby(_PLUGINS, key=lambda kind: _PLUGINS[kind][0]):
+    for section, kinds in itertools.groupby(PLUGINS, key=lambda kind: PLUGINS[kind][0]):
         table = document.setdefault(section, {})
         if isinstance(table, dict):
             problems += _bind(section, table, list(kinds))
@@ -367,12 +194,12 @@ def _resolve(document: Document) -> tuple[Config | None, list[str]]:
 
 def _bind(section: str, table: Document, kinds: list[str]) -> list[str]:
     """Check the hyper-parameters in a table against its plugins and fill in their defaults."""
-    own = _SECTIONS[section].model_fields
+    own = SECTIONS[section].model_fields
     given = {key: value for key, value in table.items() if key not in own}
     problems: list[str] = []
     known: set[str] = set(own)
     for kind in kinds:
-        key = _PLUGINS[kind][1]
+        key = PLUGINS[kind][1]
         name = table.get(key, own[key].default)
         if not isinstance(name, str):
             return []  # said by the section's own check
@@ -412,7 +239,7 @@ def _describe(error: ValidationError, prefix: tuple[str, ...]) -> list[str]:
         path = (*prefix, *map(str, detail["loc"]))
         where = ".".join(path)
         if detail["type"] == "extra_forbidden":
-            owner: type[BaseModel] = _SECTIONS[path[0]] if len(path) > 1 and path[0] in _SECTIONS else Config
+            owner: type[BaseModel] = SECTIONS[path[0]] if len(path) > 1 and path[0] in SECTIONS else Config
             valid = {*owner.model_fields, "arm", "grid"} - {"label"} if owner is Config else owner.model_fields
             lines.append(f"{where}: unknown setting{registry.nearest(path[-1], valid)}")
         elif detail["type"] == "missing":

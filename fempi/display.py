@@ -17,7 +17,8 @@ from rich.table import Table
 from fempi import launcher, registry
 from fempi.config import Config
 from fempi.run import Progress
-from fempi.store import PHASES, RunFile
+from fempi.schema import PHASES
+from fempi.store import RunFile
 from fempi.summary import duration, summarize, tables
 from fempi.sweep import Reporter
 

@@ -26,7 +26,8 @@ from fempi.comm import Comm, RowGather
 from fempi.placement import Placement, place
 from fempi.problem import Problem
 from fempi.rng import stream
-from fempi.store import PHASES, Arrays, Layout, Recorder
+from fempi.schema import PHASES, Layout
+from fempi.store import Arrays, Recorder
 
 
 @dataclass(frozen=True, kw_only=True)

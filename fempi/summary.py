@@ -10,7 +10,8 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from fempi.store import PHASES, RunFile
+from fempi.schema import PHASES
+from fempi.store import RunFile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,8 @@
 import pytest
 
 from fempi import registry
-from fempi.config import Config, ConfigError, load, parse
+from fempi.config import Config, ConfigError
+from fempi.experiment import load, parse
 
 BASE = """
 name = "base"

@@ -13,7 +13,8 @@ from launch import run_ranks
 
 from fempi import RunFile, cli, registry
 from fempi.placement import place
-from fempi.store import PHASES, round_file
+from fempi.schema import PHASES
+from fempi.store import round_file
 
 SMALL = """
 name = "small"

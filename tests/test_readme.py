@@ -4,8 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from fempi import config, registry
-from fempi.store import FIELDS
+from fempi import experiment, registry
+from fempi.schema import FIELDS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -25,7 +25,7 @@ def test_the_table_of_datasets_is_the_schema():
 
 def test_the_example_configuration_is_valid():
     example = next(block for block in re.findall(r"```toml\n(.*?)```", README, re.DOTALL) if "[data]" in block)
-    runs = config.parse(tomllib.loads(example))
+    runs = experiment.parse(tomllib.loads(example))
     assert [run.label for run in runs] == ["clean+seed=1", "clean+seed=2", "clean+seed=3"]
 
 

@@ -15,20 +15,9 @@ import pytest
 import xarray
 
 from fempi import FempiError, RunFile, cli
+from fempi.schema import FIELDS, FORMAT_VERSION, PHASES, VECTOR, Layout
 from fempi.sketch import Sketch
-from fempi.store import (
-    FIELDS,
-    FINAL,
-    FORMAT_VERSION,
-    MASTER,
-    PHASES,
-    VECTOR,
-    Layout,
-    Recorder,
-    pack,
-    remove,
-    round_file,
-)
+from fempi.store import FINAL, MASTER, Recorder, pack, remove, round_file
 
 SIZES = {"round": 5, "slot": 4, "param": 300, "client": 6, "class": 3, "layer": 2, "rank": 2}
 MODES = ["full", "float16", "sketch", "none"]

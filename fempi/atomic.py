@@ -1,0 +1,68 @@
+"""HDF5 files that appear under their names complete and on disk, or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+
+class _Disk(io.FileIO):
+    """A file that goes on after an error and keeps the first: HDF5 itself may crash when a write fails."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, or remember why not."""
+        view = memoryview(data).cast("B")
+        try:
+            written = 0
+            while written < len(view):
+                written += super().write(view[written:]) or 0
+        except OSError as error:
+            self.error = self.error or error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length, or remember why not."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+
+def write(path: Path, fill: Callable[[h5py.File], Any]) -> None:
+    """Let `fill` write an HDF5 file under a temporary name, bring it to the disk and put it in place of `path`.
+
+    Whatever goes wrong, a full disk included, is raised, and leaves what was there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with _Disk(temporary, "w+") as disk:
+            try:
+                with h5py.File(disk, "w") as file:
+                    fill(file)
+            except Exception:
+                if disk.error is None:  # else HDF5 stumbled over what could not be written
+                    raise
+            if disk.error is not None:
+                raise disk.error
+            os.fsync(disk.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
