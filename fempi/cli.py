@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ DATA_ROOT = Path(os.environ.get("FEMPI_DATA", "data"))
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status: 2 for what the user can mend, said in one message."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    alone = arguments[:1] != ["run"] or "--help" in arguments
+    if alone and not launcher.is_first():
+        return 0  # only `run` is work for many ranks
+    status = _command(arguments)
+    if status and not launcher.is_first():
+        time.sleep(1)  # a launcher ends the job at the first rank that fails, perhaps before rank 0 has spoken
+    return status
+
+
+def _command(arguments: list[str]) -> int:
     try:
         status = commands.main(arguments, prog_name="fempi", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -62,7 +74,7 @@ def run(config: Path, arm: str | None, overrides: tuple[str, ...], watchdog: int
     from fempi import comm as mpi
 
     def on_every_rank(comm: mpi.Comm) -> int:
-        from fempi import display, experiment, sweep
+        from fempi import display, experiment, progress, sweep
 
         configs = comm.together(lambda: experiment.load(config, overrides=overrides, arm=arm))
         device, threads = comm.together(lambda: (_device(options["device"], comm.local_rank), _threads()))
@@ -78,7 +90,7 @@ def run(config: Path, arm: str | None, overrides: tuple[str, ...], watchdog: int
                     force=options["force"],
                     watchdog_seconds=watchdog,
                 ),
-                display.Display(comm.size) if comm.is_root else sweep.Reporter(),
+                display.Display(comm.size) if comm.is_root else progress.Reporter(),
             )
         if comm.is_root:
             display.results(records)
@@ -130,11 +142,16 @@ def pack(folder: Path, output: Path, force: bool) -> None:
     """Join a run's folder into one plain file; the folder stays."""
     from fempi import store
 
+    if output.is_dir() or not output.parent.is_dir():
+        raise FempiError(f"{output} cannot be written: name a file in a folder that is there")
     if output.exists() and not force:
         raise FempiError(f"{output} is there already; use --force to replace it")
     if not folder.is_dir():
         raise FempiError(f"{folder} is not a run's folder")
-    store.pack(folder, output)
+    try:
+        store.pack(folder, output)
+    except OSError as error:
+        raise FempiError(f"{output} cannot be written: {error.strerror}") from error
     click.echo(f"packed into {output}")
 
 

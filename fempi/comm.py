@@ -11,9 +11,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -43,9 +42,9 @@ class Comm:
         self.rank: int = mpi.rank
         self.size: int = mpi.size
         self.is_root = self.rank == 0
-        node = mpi.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank: int = node.rank
-        node.Free()
+        same_host = mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank: int = same_host.rank
+        same_host.Free()
         self.host: str = MPI.Get_processor_name()
 
     def broadcast(self, array: Float32) -> None:
@@ -157,21 +156,30 @@ def launch(main: Callable[[Comm], int]) -> int:
     return status
 
 
-@contextmanager
-def watchdog(seconds: int) -> Iterator[Callable[[], None]]:
-    """Yield a function to call at every step; if no call comes for `seconds`, print where this rank is and exit.
+class Watchdog:
+    """Ends this rank, and so the job, if it is not patted for some seconds, and prints where it was.
 
-    The timer is a C thread, so it also fires while a rank is blocked inside MPI, waiting for one that is gone.
+    The timer is a C thread, so it also fires while a rank is blocked inside MPI, waiting for one that is gone. Use it
+    in a `with` statement.
     """
 
-    def pat() -> None:
-        faulthandler.dump_traceback_later(seconds, exit=True)
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
 
-    pat()
-    try:
-        yield pat
-    finally:
+    def pat(self) -> None:
+        """Start anew."""
+        faulthandler.dump_traceback_later(self._seconds, exit=True)
+
+    def rest(self) -> None:
+        """Do nothing until the next pat."""
         faulthandler.cancel_dump_traceback_later()
+
+    def __enter__(self) -> Self:
+        self.pat()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.rest()
 
 
 def library() -> str:
@@ -208,8 +216,12 @@ def _abort(error: BaseException) -> int:
     status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 0
     if world.rank:
         time.sleep(1)  # a fault that hits every rank is printed by rank 0, whose abort ends the others here
-    text = "".join(traceback.format_exception(error)).rstrip()
-    print(f"fempi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
+    if isinstance(error, KeyboardInterrupt):
+        print("fempi: interrupted; the committed rounds are safe", file=sys.stderr, flush=True)
+        status = 130
+    else:
+        text = "".join(traceback.format_exception(error)).rstrip()
+        print(f"fempi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
     status = status or 1  # a rank that leaves early, even with 0, leaves the others waiting
     if world.size > 1:
         world.Abort(status)

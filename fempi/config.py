@@ -15,7 +15,9 @@ from fempi import registry
 from fempi.errors import FempiError
 
 Document = dict[str, Any]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$", max_length=120)]
+NAME = r"[A-Za-z0-9][A-Za-z0-9._=+-]*"
+"""What may name a run, and so a file"""
+FileName = Annotated[str, Field(pattern=f"^{NAME}$", max_length=120)]
 
 
 class Section(BaseModel):
@@ -100,6 +102,8 @@ class Plugins(Section):
 
     files: list[str] = []
     """Python files, relative to the configuration's folder"""
+    sha256: list[str] = []
+    """sums of their texts, filled in when they are loaded; given, they must agree"""
 
 
 class Config(Section):
@@ -136,8 +140,9 @@ class Config(Section):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the complete settings."""
-        return hashlib.sha256(self.to_toml().encode()).hexdigest()
+        """SHA-256 of all settings that matter for a record's content: all but `record.pack`."""
+        unpacked = self.model_copy(update={"record": self.record.model_copy(update={"pack": True})})
+        return hashlib.sha256(unpacked.to_toml().encode()).hexdigest()
 
 
 PLUGINS: Mapping[str, tuple[str, str]] = {
@@ -214,8 +219,7 @@ def _bind(section: str, table: Document, kinds: list[str]) -> list[str]:
         except ValidationError as error:
             problems += _describe(error, (section,))
         else:
-            table.update({k: v for k, v in bound.items() if v is not None})
-            table.update({k: None for k, v in bound.items() if v is None})
+            table.update(bound)
     problems += [f"{section}.{key}: unknown setting{registry.nearest(key, known)}" for key in given if key not in known]
     return problems
 

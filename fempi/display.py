@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +17,10 @@ from rich.table import Table
 
 from fempi import launcher, registry
 from fempi.config import Config
-from fempi.run import Progress
+from fempi.progress import Progress, Reporter
 from fempi.schema import PHASES
 from fempi.store import RunFile
 from fempi.summary import duration, summarize, tables
-from fempi.sweep import Reporter
 
 LINES_PER_RUN = 10
 """plain lines of progress in a log"""
@@ -61,8 +61,8 @@ class Display(Reporter):
     def progressed(self, progress: Progress) -> None:
         """Move the bar, or print a line if it is time for one."""
         elapsed = time.monotonic() - self._began
-        if progress.scores is not None:
-            self._accuracy = f"accuracy {progress.scores.accuracy:.4f}"
+        if progress.accuracy is not None:
+            self._accuracy = f"accuracy {progress.accuracy:.4f}"
         facts = f"{self._accuracy}  {self._cohort * progress.round / elapsed:.3g} clients/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=progress.round, facts=facts)
@@ -70,7 +70,7 @@ class Display(Reporter):
             left = duration(elapsed / progress.round * (progress.rounds - progress.round))
             self._say(f"{self._label}: round {progress.round}/{progress.rounds}  {facts}  {left} left")
 
-    def ended(self, target: Path) -> None:
+    def stopped(self) -> None:
         """Close the bar."""
         if self._bar is not None:
             self._bar.stop()
@@ -129,6 +129,7 @@ def info(path: Path) -> None:
     with RunFile(path) as record:
         facts = record.attributes
         config = record.config
+        commit = facts["git_commit"][:12] + ("+" if facts["git_commit"].endswith("+") else "")
         mpi_library = facts["mpi_library"].partition(",")[0]
         ended = record.status
         if record.is_folder and ended == "running":
@@ -136,11 +137,9 @@ def info(path: Path) -> None:
         lines = {
             "record": f"{config['name']}/{config['label']} in {path}",
             "status": f"{ended}; {record.rounds_completed} of {record.rounds} rounds",
-            "made": f"{facts['created']} by fempi {facts['fempi_version']} {facts['git_commit'][:12]}".rstrip(),
+            "made": f"{facts['created']} by fempi {facts['fempi_version']} {commit}".rstrip(),
             "with": f"torch {facts['torch_version']}, numpy {facts['numpy_version']}, {mpi_library}",
-            "ranks": ", ".join(
-                f"{host}:{device}" for host, device in zip(facts["rank_host"], facts["rank_device"], strict=True)
-            ),
+            "ranks": _ranks(record),
             "configuration": f"seed {facts['seed']}, hash {facts['config_hash'][:16]}",
             "updates": config["record"]["updates"] + _every(config["record"]["every"]),
             "size": _size(_bytes_on_disk(path)),
@@ -167,6 +166,13 @@ def _size(nbytes: int) -> str:
             return f"{nbytes:.3g} {unit}"
         nbytes = nbytes / 1000  # type: ignore[assignment]
     return f"{nbytes:.3g} TB"
+
+
+def _ranks(record: RunFile) -> str:
+    """Name each kind of rank once, with how many there are: 2 x host (cpu)."""
+    places = zip(record["ranks/host"].asstr(), record["ranks/device"].asstr(), strict=True)
+    counts = Counter(f"{host} ({device})" for host, device in places)
+    return ", ".join(f"{count} x {place}" for place, count in counts.items())
 
 
 def _every(k: int) -> str:

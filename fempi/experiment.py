@@ -8,18 +8,18 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fempi import registry
-from fempi.config import PLUGINS, SECTIONS, Config, ConfigError, Document, resolve
+from fempi.config import NAME, PLUGINS, SECTIONS, Config, ConfigError, Document, resolve
 from fempi.errors import FempiError
 
 
 def load(path: Path, *, overrides: Sequence[str] = (), arm: str | None = None) -> list[Config]:
     """Read a file, apply `key=TOMLVALUE` overrides, and expand arms and grid; one arm only, if `arm` names it.
 
-    An override has the last word: arms and grid no longer set its key.
-
+    An override has the last word: arms and grid no longer set its key, and the labels of arms so changed say it.
     Raises ConfigError with every problem there is.
     """
     try:
@@ -33,26 +33,34 @@ def load(path: Path, *, overrides: Sequence[str] = (), arm: str | None = None) -
     for override in overrides:
         try:
             settings |= _parse_override(override)
-            document = _changed(document, settings)
         except FempiError as error:
             problems.append(f"--set {override}: {error}")
     if problems:
         raise ConfigError(str(path), problems)
-    _forget(document, settings)
-    return parse(document, where=str(path), folder=path.parent, arm=arm)
+    return parse(document, settings, where=str(path), folder=path.parent, arm=arm)
 
 
-def parse(document: Document, *, where: str = "config", folder: Path = Path(), arm: str | None = None) -> list[Config]:
-    """Expand a document into its runs; see `load`."""
-    document = dict(document)
+def parse(
+    document: Document,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    where: str = "config",
+    folder: Path = Path(),
+    arm: str | None = None,
+) -> list[Config]:
+    """Expand a document into its runs, with settings that override it; see `load`."""
     problems: list[str] = []
-    arms = _tables(document.pop("arm", []), problems)
+    sums = _load_plugins(document, settings, folder, problems)
+    base = document
+    try:
+        document = _changed(base, settings)
+    except FempiError as error:
+        raise ConfigError(where, [*problems, f"--set: {error}"]) from error
+    _note_sums(document, sums, problems)
+    arms = _overridden(_tables(document.pop("arm", []), problems), base, settings)
     grid = document.pop("grid", {})
-    for file in _plugin_files(document):
-        try:
-            registry.load_file(folder / file)
-        except FempiError as error:
-            problems.append(f"plugins.files: {error}")
+    if isinstance(grid, dict):
+        grid = {key: values for key, values in grid.items() if not _is_set(key, settings)}
 
     _, base_problems = resolve({"label": "run", **document})
     problems += base_problems
@@ -63,50 +71,86 @@ def parse(document: Document, *, where: str = "config", folder: Path = Path(), a
             problems.append(objection)
             continue
         resolved, own = resolve({**changed, "label": label})
-        problems += [f"{label}: {p}" for p in own if p not in base_problems]
+        problems += [f"{label}: {p}" for p in own if p not in base_problems and (arms or not p.startswith("label: "))]
         if resolved is not None:
             labels.append(label)
             if arm in (None, arm_name):
                 configs.append(resolved)
 
     problems += [f"two runs are called {label!r}" for label in sorted({x for x in labels if labels.count(x) > 1})]
-    if arm is not None and not problems:
-        known = [str(a.get("name")) for a in arms]
-        if arm not in known:
-            problems.append(f"--arm: no arm is called {arm!r}{registry.nearest(arm, known)}")
+    if arm is not None and not problems and arm not in (known := [str(a["name"]) for a in arms]):
+        problems.append(f"--arm: no arm is called {arm!r}{registry.nearest(arm, known)}")
     if problems:
         raise ConfigError(where, problems)
     return configs
 
 
-def _forget(document: Document, settings: Document) -> None:
-    """Take what the command line has set out of the arms and the grid: its word is the last."""
-    arms, grid = document.get("arm", []), document.get("grid", {})
-    tables = [a.get("set") for a in arms if isinstance(a, dict)] if isinstance(arms, list) else []
-    for table in (*tables, grid):
-        for key in list(table) if isinstance(table, dict) else ():
-            if key in settings or key.rpartition(".")[0] in settings:
-                del table[key]
+def _load_plugins(document: Document, settings: Mapping[str, Any], folder: Path, problems: list[str]) -> list[str]:
+    """Load the plugin files, first of all, since they decide which names are right; return the sums of their texts."""
+    plugins = settings.get("plugins", document.get("plugins", {}))
+    files = settings.get("plugins.files", plugins.get("files", []) if isinstance(plugins, dict) else [])
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        return []  # said by the section's own check
+    sums = []
+    for file in files:
+        try:
+            sums.append(registry.load_file(folder / file))
+        except FempiError as error:
+            problems.append(f"plugins.files: {error}")
+    return sums
+
+
+def _note_sums(document: Document, sums: list[str], problems: list[str]) -> None:
+    """Put the plugin files' sums into the configuration, so that a changed file makes another run."""
+    plugins = document.get("plugins")
+    if not sums or not isinstance(plugins, dict):
+        return
+    if plugins.get("sha256", sums) != sums:
+        problems.append("plugins.sha256: the files are not those that the configuration was made with")
+    document["plugins"] = {**plugins, "sha256": sums}
+
+
+def _is_set(key: str, settings: Mapping[str, Any]) -> bool:
+    return key in settings or key.rpartition(".")[0] in settings
+
+
+def _overridden(arms: list[Document], base: Document, settings: Mapping[str, Any]) -> list[Document]:
+    """Take out of the arms what the command line sets, which has the last word, and say so in their labels.
+
+    Where it chooses a plugin, the hyper-parameters that an arm gives to its own go too.
+    """
+    out = []
+    for table in arms:
+        own, label = dict(table.get("set", {})), str(table["name"])
+        for kind, (section, key) in PLUGINS.items():
+            if f"{section}.{key}" in settings:
+                of_base = base.get(section, {})
+                default = SECTIONS[section].model_fields[key].default
+                before = of_base.get(key, default) if isinstance(of_base, dict) else default
+                for name in _parameter_names(kind, own.get(f"{section}.{key}", before)):
+                    own.pop(f"{section}.{name}", None)
+        for setting in [s for s in own if _is_set(s, settings)]:
+            del own[setting]
+            label += f"+{setting}={_in_a_name(settings.get(setting, 'set'))}"
+        out.append({**table, "set": own, "label": label})
+    return out
 
 
 def _tables(arms: Any, problems: list[str]) -> list[Document]:
     if not isinstance(arms, list) or not all(isinstance(a, dict) for a in arms):
         problems.append("arm: must be [[arm]] tables")
         return []
+    known = len(problems)
     for number, table in enumerate(arms, 1):
         unknown = sorted(table.keys() - {"name", "set"})
         problems += [f"arm {number}: unknown key {key!r}{registry.nearest(key, ['name', 'set'])}" for key in unknown]
         if not isinstance(table.get("name"), str):
             problems.append(f"arm {number}: needs a name")
+        elif not re.fullmatch(NAME, table["name"]) or len(table["name"]) > 120:
+            problems.append(f"arm {number}: name: use letters, digits and . _ = + -, not {table['name']!r}")
         if not isinstance(table.get("set", {}), dict):
             problems.append(f"arm {number}: set must be a table")
-    return [a for a in arms if isinstance(a.get("name"), str) and isinstance(a.get("set", {}), dict)]
-
-
-def _plugin_files(document: Document) -> list[str]:
-    plugins = document.get("plugins", {})
-    files = plugins.get("files", []) if isinstance(plugins, dict) else []
-    return [f for f in files if isinstance(f, str)] if isinstance(files, list) else []
+    return arms if len(problems) == known else []
 
 
 def _expand(document: Document, arms: list[Document], grid: Any) -> Iterator[tuple[str, str, Document, str]]:
@@ -120,7 +164,7 @@ def _expand(document: Document, arms: list[Document], grid: Any) -> Iterator[tup
         for point in itertools.product(*grid.values()):
             settings = dict(zip(grid, point, strict=True))
             name = str(table["name"])
-            label = "+".join([name, *(f"{keys[k]}={_in_a_name(v)}" for k, v in settings.items())])
+            label = "+".join([table.get("label", name), *(f"{keys[k]}={_in_a_name(v)}" for k, v in settings.items())])
             try:
                 changed = _changed(_changed(document, table.get("set", {})), settings)
             except FempiError as error:

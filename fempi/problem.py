@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from fempi import client, registry, server
-from fempi.aggregators import Context, Rule
+from fempi.aggregators import Context, Rule, decide
 from fempi.algebra import Bool, Float32, Int64, Updates
-from fempi.attacks import Attack
+from fempi.attacks import Attack, Knowledge, poison
 from fempi.config import Config
 from fempi.datasets.partition import split
 from fempi.errors import FempiError
@@ -53,7 +53,7 @@ class Problem:
     rule: Rule
     needs_reference: bool
 
-    @property
+    @cached_property
     def num_examples(self) -> Int64:
         """(C,) examples that each client holds."""
         return np.array([len(examples) for examples in self.client_examples])
@@ -146,13 +146,6 @@ def prepare(config: Config, data_root: Path, device: torch.device) -> Problem:
     model = _mend("model", build)
     _mend("model", lambda: model(torch.zeros(1, *image_shape, device=device)))
     attack = _mend("attack", lambda: config.plugin("attack").make(**config.parameters("attack")))
-    none = torch.arange(0)
-    _mend(
-        "attack",
-        lambda: attack.poison_data(
-            images.train_images[none], images.train_labels[none], images.num_classes, stream(0, "try")
-        ),
-    )
     rule = config.plugin("aggregator")
     problem = Problem(
         config=config,
@@ -165,6 +158,7 @@ def prepare(config: Config, data_root: Path, device: torch.device) -> Problem:
         rule=partial(rule.make, **config.parameters("aggregator")),
         needs_reference="reference" in rule.needs,
     )
+    _mend("attack", lambda: _try_attack(problem))
     _mend("aggregator", lambda: _try_rule(problem))
     return problem
 
@@ -175,6 +169,17 @@ def _malicious(config: Config, attack: Attack) -> Bool:
         rng = stream(config.seed, "malicious")
         malicious[rng.permutation(config.data.clients)[: config.attack.malicious]] = True
     return malicious
+
+
+def _try_attack(problem: Problem) -> None:
+    """Let the attack do its worst on a few examples and made-up updates, so that it objects now."""
+    few = torch.arange(min(10, len(problem.images.train_labels)))
+    images, labels = problem.images.train_images[few], problem.images.train_labels[few]
+    problem.attack.poison_data(images, labels, problem.images.num_classes, stream(0, "try"))
+    updates = np.outer([1, 2, 3], stream(0, "try").standard_normal(problem.model.d)).astype(np.float32)
+    params = np.zeros(problem.model.d, np.float32)
+    knowledge = Knowledge(round=1, clients=np.arange(3), params=params, rng=stream(0, "try"))
+    poison(problem.attack, updates, np.array([True, False, True]), knowledge)
 
 
 def _try_rule(problem: Problem) -> None:
@@ -188,7 +193,7 @@ def _try_rule(problem: Problem) -> None:
         num_byzantine=problem.config.aggregator.num_byzantine or 0,
         rng=stream(0, "try"),
     )
-    problem.rule(Updates(rows[:n], rows[n] if problem.needs_reference else None), context)
+    decide(problem.rule, Updates(rows[:n], rows[n] if problem.needs_reference else None), context)
 
 
 def _load_images(config: Config, root: Path, device: torch.device) -> Images:

@@ -72,10 +72,10 @@ def register(kind: str, name: str, *, paper: str = "", needs: tuple[str, ...] = 
     def decorate(make: T) -> T:
         origin = inspect.getsourcefile(make) or ""
         known = _plugins.get((kind, name))
-        if known is not None and known.origin != origin:
-            raise FempiError(
-                f"{kind} {name!r} in {origin} is already registered by {known.origin}; choose another name"
-            )
+        if known is not None and (known.origin, known.make.__qualname__) != (origin, make.__qualname__):
+            built_in = Path(known.origin).is_relative_to(Path(__file__).parent)
+            where = "is built in" if built_in else f"is registered by {known.origin} too"
+            raise FempiError(f"{kind} {name!r} of {Path(origin).name} {where}; choose another name")
         _plugins[kind, name] = Plugin(kind, name, make, _parameters(make, f"{kind}_{name}"), paper, needs, origin)
         return make
 
@@ -105,13 +105,16 @@ def nearest(word: str, known: typing.Iterable[str]) -> str:
     return f" (there are: {', '.join(known)})" if known else ""
 
 
-def load_file(path: Path) -> None:
-    """Import a user's plugin file, which registers what it defines."""
+def load_file(path: Path) -> str:
+    """Import a user's plugin file, which registers what it defines; return the SHA-256 of its text."""
+    for kind in KINDS:
+        _discover(kind)  # so that what is built in is there first
     if not path.is_file():
         raise FempiError(f"no such file: {path}")
-    module_name = f"fempi_plugin_{path.stem}_{hashlib.sha256(bytes(path.resolve())).hexdigest()[:8]}"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    module_name = f"fempi_plugin_{path.stem}_{digest}_{hashlib.sha256(bytes(path.resolve())).hexdigest()[:8]}"
     if module_name in sys.modules:
-        return
+        return digest
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise FempiError(f"{path} is not a Python file")
@@ -125,6 +128,7 @@ def load_file(path: Path) -> None:
     except Exception as error:
         del sys.modules[module_name]
         raise FempiError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return digest
 
 
 def _discover(kind: str) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,23 +20,15 @@ from fempi import comm as mpi
 from fempi import server
 from fempi.aggregators import Context, State, decide
 from fempi.algebra import Float32, Int64, Updates
-from fempi.attacks import Knowledge
+from fempi.attacks import Knowledge, poison
 from fempi.comm import Comm, RowGather
+from fempi.config import Config
 from fempi.placement import Placement, place
 from fempi.problem import Problem
+from fempi.progress import Progress
 from fempi.rng import stream
 from fempi.schema import PHASES, Layout
 from fempi.store import Arrays, Recorder
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What can be told after a round."""
-
-    round: int
-    rounds: int
-    scores: server.Scores | None
-    """the test, if there was one"""
 
 
 def run(
@@ -55,8 +46,9 @@ def run(
     """
     config, model = problem.config, problem.model
     layout = layout_of(problem, comm.size)
-    facts = attributes(problem, comm)
-    recorder = Recorder(folder, layout, facts, _static(problem)) if comm.is_root else None
+    facts = attributes(config) if comm.is_root else {}
+    static = _static(problem, comm)
+    recorder = Recorder(folder, layout, facts, static) if comm.is_root else None
     evaluated = set(layout.evaluated)
     params = model.params.cpu().numpy().copy()
     comm.broadcast(params)
@@ -114,7 +106,8 @@ def run(
         arrays["timing/seconds"] = comm.stack_to_root(clock.seconds)
         if recorder is not None:
             recorder.write(round_, arrays)
-            report(Progress(round=round_, rounds=config.rounds, scores=scores))
+            accuracy = scores.accuracy if scores is not None else None
+            report(Progress(round=round_, rounds=config.rounds, accuracy=accuracy))
 
     if recorder is not None:
         recorder.finish(params)
@@ -130,8 +123,7 @@ def attack(
         if malicious.any():
             rng = stream(problem.config.seed, "attack", round_)
             knowledge = Knowledge(round=round_, clients=clients, params=params, rng=rng)
-            with np.errstate(over="ignore", invalid="ignore"):  # an attacker may send what it likes
-                updates[malicious] = problem.attack.poison_updates(updates, malicious, knowledge)
+            updates[malicious] = poison(problem.attack, updates, malicious, knowledge)
     return {
         "rounds/client": clients,
         "rounds/malicious": malicious,
@@ -224,12 +216,8 @@ def expected_bytes(problem: Problem, ranks: int) -> int:
     return layout.nbytes(malicious_rows)
 
 
-def attributes(problem: Problem, comm: Comm) -> dict[str, Any]:
-    """Return what the record says of where, when and with what it was made; all ranks must call it."""
-    config = problem.config
-    device = str(problem.model.device)
-    if problem.model.device.type == "cuda":
-        device = f"{device} {torch.cuda.get_device_name(problem.model.device)}"
+def attributes(config: Config) -> dict[str, Any]:
+    """Return what the record says of when and with what it was made."""
     libraries = ("torch", "numpy", "mpi4py", "h5py")
     return {
         "fempi_version": fempi.__version__,
@@ -237,17 +225,18 @@ def attributes(problem: Problem, comm: Comm) -> dict[str, Any]:
         "config_hash": config.hash,
         "seed": config.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": _git_commit() if comm.is_root else "",
+        "git_commit": _git_commit(),
         "python_version": platform.python_version(),
         **{f"{name}_version": importlib.metadata.version(name) for name in libraries},
         "mpi_library": mpi.library(),
-        "rank_host": comm.describe(comm.host),
-        "rank_device": comm.describe(device),
-        "rank_threads": [int(n) for n in comm.describe(str(torch.get_num_threads()))],
     }
 
 
-def _static(problem: Problem) -> Arrays:
+def _static(problem: Problem, comm: Comm) -> Arrays:
+    """Return what does not change in a run; all ranks must call it, to say where they are."""
+    device = str(problem.model.device)
+    if problem.model.device.type == "cuda":
+        device = f"{device} {torch.cuda.get_device_name(problem.model.device)}"
     layers = problem.model.layers
     return {
         "clients/malicious": problem.malicious,
@@ -256,6 +245,9 @@ def _static(problem: Problem) -> Arrays:
         "layers/name": np.array([layer.name for layer in layers], dtype=object),
         "layers/shape": np.array([str(list(layer.shape)) for layer in layers], dtype=object),
         "layers/offset": np.array([layer.offset for layer in layers]),
+        "ranks/host": np.array(comm.describe(comm.host), dtype=object),
+        "ranks/device": np.array(comm.describe(device), dtype=object),
+        "ranks/threads": np.array([int(n) for n in comm.describe(str(torch.get_num_threads()))]),
     }
 
 

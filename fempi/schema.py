@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -38,6 +39,9 @@ FIELDS = (
     Field("layers/name", ("layer",), "str", "name of the parameter tensor"),
     Field("layers/shape", ("layer",), "str", "its shape, as a JSON list"),
     Field("layers/offset", ("layer",), "i8", "where it begins in the flat vector", -1),
+    Field("ranks/host", ("rank",), "str", "host of each MPI rank"),
+    Field("ranks/device", ("rank",), "str", "its device, as torch names it"),
+    Field("ranks/threads", ("rank",), "i4", "threads it computes with", 0),
     Field("rounds/client", ("round", "slot"), "i4", "client in each slot of the cohort", -1),
     Field("rounds/malicious", ("round", "slot"), "bool", "whether it is malicious (the truth)", 0),
     Field("rounds/rank", ("round", "slot"), "i4", "MPI rank that trained it", -1),
@@ -71,7 +75,14 @@ FIELDS = (
 )
 VECTORS = [f.path for f in FIELDS if VECTOR in f.dims]
 PER_ROUND = [f for f in FIELDS if f.dims[0] in ("round", "evaluation")]
-STATIC = [f for f in FIELDS if f.path.startswith(("clients/", "layers/"))]
+STATIC = [f for f in FIELDS if f.path.startswith(("clients/", "layers/", "ranks/"))]
+COORDINATES = (
+    Field("rounds/round", ("round",), "i8", "number of the round, from 1"),
+    Field("timing/round", ("round",), "i8", "number of the round, from 1"),
+    Field("timing/phase", ("phase",), "str", "name of the phase"),
+    Field("evaluation/round", ("evaluation",), "i8", "rounds done when the model was tested"),
+)
+"""Datasets that say what the places along a dimension are."""
 _METADATA = 43_000
 """Bytes that any packed file needs for names, attributes and dimensions."""
 
@@ -90,7 +101,7 @@ class Layout:
     has_reference: bool = True
     seed: int = 0
 
-    @property
+    @cached_property
     def evaluated(self) -> list[int]:
         """Rounds, counted from 1, after which the model is tested: every k-th, and the last."""
         last = self.sizes["round"]
@@ -170,26 +181,29 @@ def name_dimensions(file: h5py.File, layout: Layout) -> None:
             scale = _dimension(file[f.path].parent, layout, layout.vector if dim == VECTOR else dim)
             dataset.dims[axis].label = scale.name.rpartition("/")[2]
             dataset.dims[axis].attach_scale(scale)
+    values = {"round": np.arange(1, layout.sizes["round"] + 1), "phase": np.array(PHASES, dtype=h5py.string_dtype())}
+    for f in COORDINATES:
+        (dim,) = f.dims
+        group, _, name = f.path.rpartition("/")
+        if name == dim:
+            file[f.path][...] = values[dim]
+        else:
+            file.create_dataset(f.path, data=np.asarray(layout.evaluated))
+            file[f.path].dims[0].label = dim
+            file[f.path].dims[0].attach_scale(file[group][dim])
+        file[f.path].attrs["description"] = f.meaning
 
 
 def _dimension(group: h5py.Group, layout: Layout, dim: str) -> h5py.Dataset:
     if dim in group and group[dim].is_scale:
         return group[dim]
-    coordinates: dict[str, Any] = {
-        "round": np.arange(1, layout.sizes["round"] + 1),
-        "phase": np.array(PHASES, dtype=h5py.string_dtype()),
-    }
-    if dim in coordinates:
-        scale = group.create_dataset(dim, data=coordinates[dim])
+    length = layout.size(dim)
+    coordinate = {f.path: f for f in COORDINATES}.get(f"{group.name[1:]}/{dim}")
+    if coordinate is not None:
+        scale = group.create_dataset(dim, (length,), layout.dtype(coordinate))
         scale.make_scale(dim)
         return scale
     # A dimension without a coordinate: a dataset that is never written and so takes no space (netCDF's convention).
-    length = layout.size(dim)
     scale = group.create_dataset(dim, (length,), ">f4")
     scale.make_scale(f"This is a netCDF dimension but not a netCDF variable. {length:10d}")
-    if dim == "evaluation":
-        rounds = group.create_dataset("round", data=np.asarray(layout.evaluated))
-        rounds.attrs["description"] = "rounds done when the model was tested"
-        rounds.dims[0].label = dim
-        rounds.dims[0].attach_scale(scale)
     return scale

@@ -1,17 +1,23 @@
 """The record of a run in HDF5: how it is written while the run goes on, and how it is read.
 
-While it runs, a run is a folder: `round-000001.h5`, ... one complete file a round, and `run.h5`, a master written
+While it runs, a run is a folder: `round-ID-000001.h5`, ... one complete file a round, and `run.h5`, a master written
 before the first round whose virtual datasets map them all; rounds not there yet read as fill values. A round is
 committed when its file has its name, so that no kill can damage it. When the run ends, `pack` joins the folder into
 one plain file. The schema is the same, and `RunFile` reads both.
+
+ID is the run's own, because HDF5 looks for a missing source of a virtual dataset in the working folder too, where
+another run's rounds may lie.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
+import time
 import tomllib
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -26,14 +32,18 @@ from fempi.schema import FORMAT, FORMAT_VERSION, PER_ROUND, STATIC, VECTOR, VECT
 from fempi.sketch import Sketch
 
 MASTER = "run.h5"
-FINAL = "final.h5"
 
 Arrays = Mapping[str, np.ndarray]
 
 
-def round_file(folder: Path, round: int) -> Path:  # noqa: A002 - the field's word
+def round_name(run_id: str, round: int) -> str:  # noqa: A002 - the field's word
     """Name of a committed round's file."""
-    return folder / f"round-{round:06d}.h5"
+    return f"round-{run_id}-{round:06d}.h5"
+
+
+def final_name(run_id: str) -> str:
+    """Name of the file that ends a run."""
+    return f"final-{run_id}.h5"
 
 
 class Recorder:
@@ -45,8 +55,11 @@ class Recorder:
         self._encode = _encoder(layout)
         self._thread = ThreadPoolExecutor(1, "fempi-recorder")
         self._last: Future[None] | None = None
+        self._began = time.monotonic()
+        self._id = uuid.uuid4().hex[:12]
+        described = {**attributes, "run_id": self._id}
         folder.mkdir(parents=True)
-        atomic.write(folder / MASTER, lambda file: _write_master(file, layout, attributes, static))
+        atomic.write(folder / MASTER, lambda file: _write_master(file, layout, described, static))
 
     def wait(self) -> None:
         """Return when all rounds handed over are committed; what went wrong in the thread is raised here."""
@@ -65,7 +78,12 @@ class Recorder:
     def finish(self, params: np.ndarray) -> None:
         """Commit the final parameters, which is what makes a run complete."""
         self.wait()
-        atomic.write(self.folder / FINAL, lambda file: file.create_dataset("final/params", data=params))
+
+        def fill(file: h5py.File) -> None:
+            file.attrs["wall_seconds"] = time.monotonic() - self._began
+            file.create_dataset("final/params", data=params)
+
+        atomic.write(self.folder / final_name(self._id), fill)
         self._thread.shutdown()
 
     def _commit(self, round: int, arrays: Arrays) -> None:  # noqa: A002 - the field's word
@@ -80,7 +98,7 @@ class Recorder:
                     self._write_vectors(file, f, arrays[f.path], rows)
 
         try:
-            atomic.write(round_file(self.folder, round), fill)
+            atomic.write(self.folder / round_name(self._id, round), fill)
         except OSError as error:
             error.add_note(f"round {round} could not be recorded; the rounds before it are safe in {self.folder}")
             raise
@@ -99,10 +117,14 @@ class Recorder:
 def pack(folder: Path, target: Path) -> None:
     """Join a run's folder into one plain file, put in place with one rename; the folder stays.
 
-    A run that did not end is packed as "interrupted", with all its committed rounds.
+    A run that did not end is packed as "interrupted", with all its committed rounds. Raises FempiError if a round is
+    missing before others, or a file cannot be read.
     """
     with RunFile(folder) as run:
         layout, rounds = run.layout, run.rounds_completed
+        there = len(list(folder.glob(round_name(run.run_id, 0).replace("000000", "*"))))
+        if there > rounds:
+            raise FempiError(f"{folder} lacks round {rounds + 1}, but has later ones; it is not as it was left")
         attributes = {
             **run.attributes,
             "status": "complete" if run.status == "complete" else "interrupted",
@@ -110,13 +132,13 @@ def pack(folder: Path, target: Path) -> None:
         }
 
         def fill(file: h5py.File) -> None:
-            _write_attributes(file, attributes)
+            file.attrs.update(attributes)
             for f in layout.fields():
                 dataset = _create(file, layout, f)
                 if f in STATIC:
                     dataset[...] = run[f.path][...]
             for round_ in range(1, rounds + 1):
-                with h5py.File(round_file(folder, round_)) as source:
+                with _opened(folder / round_name(run.run_id, round_)) as source:
                     _copy_round(source, file, layout, round_)
             if run.status == "complete":
                 file["final/params"][...] = run["final/params"][...]
@@ -128,7 +150,7 @@ def pack(folder: Path, target: Path) -> None:
 def is_run_folder(folder: Path) -> bool:
     """Whether a folder holds nothing but what a Recorder writes, finished or not."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else ["a file"]
-    return all(re.fullmatch(r"run\.h5|final\.h5|round-\d+\.h5|\..*\.tmp", name) for name in names)
+    return all(re.fullmatch(r"run\.h5|final-\w+\.h5|round-\w+-\d+\.h5|\..*\.tmp", name) for name in names)
 
 
 def remove(folder: Path) -> None:
@@ -148,12 +170,10 @@ class RunFile:
         self.path = Path(path)
         self.is_folder = self.path.is_dir()
         try:
-            self._file = h5py.File(self.path / MASTER if self.is_folder else self.path, "r")
+            self._file = _opened(self.path / MASTER if self.is_folder else self.path)
         except FileNotFoundError:
             what = f"{self.path} holds no {MASTER}" if self.is_folder else f"there is no {self.path}"
             raise FempiError(f"{what}; name a run's .h5 file or its folder") from None
-        except OSError as error:
-            raise FempiError(f"{self.path} is not an HDF5 file that can be read: {error}") from error
         version = self._file.attrs.get("format_version")
         if self._file.attrs.get("format") != FORMAT or not isinstance(version, (int, np.integer)):
             self.close()
@@ -190,7 +210,16 @@ class RunFile:
     @property
     def attributes(self) -> dict[str, Any]:
         """The root attributes."""
-        return dict(self._file.attrs)
+        attributes = dict(self._file.attrs)
+        if self.is_folder and self.status == "complete":
+            with _opened(self.path / final_name(self.run_id)) as final:
+                attributes.update(final.attrs)
+        return attributes
+
+    @property
+    def run_id(self) -> str:
+        """What tells this run's files from those of any other."""
+        return str(self._file.attrs["run_id"])
 
     @property
     def config(self) -> dict[str, Any]:
@@ -199,10 +228,9 @@ class RunFile:
 
     @property
     def status(self) -> str:
-        """One of running (a folder without its final parameters), complete or interrupted."""
-        if self.is_folder and (self.path / FINAL).exists():
-            return "complete"
-        return str(self._file.attrs["status"])
+        """One of running (a folder that lacks rounds or the final parameters), complete or interrupted."""
+        ended = self.is_folder and (self.path / final_name(self.run_id)).exists()
+        return "complete" if ended and self.rounds_completed == self.rounds else str(self._file.attrs["status"])
 
     @property
     def rounds(self) -> int:
@@ -215,7 +243,7 @@ class RunFile:
         if not self.is_folder:
             return int(self._file.attrs["rounds_completed"])
         done = 0
-        while round_file(self.path, done + 1).exists():
+        while (self.path / round_name(self.run_id, done + 1)).exists():
             done += 1
         return done
 
@@ -233,8 +261,20 @@ class RunFile:
         """Read a small dataset of the committed rounds; booleans as such."""
         lengths = {"round": self.rounds_completed, "evaluation": self.evaluations_completed}
         dataset = self[path]
-        values: np.ndarray = dataset[: lengths.get(dataset.dims[0].label)]
+        try:
+            values: np.ndarray = dataset[: lengths.get(dataset.dims[0].label)]
+        except OSError as error:
+            raise FempiError(f"{path} of {self.path} cannot be read: {error}") from error
         return values.astype(bool) if dataset.attrs.get("dtype") == "bool" else values
+
+
+def _opened(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FempiError(f"{path} is not an HDF5 file that can be read: {error}") from error
 
 
 def _encoder(layout: Layout) -> Callable[[np.ndarray], np.ndarray]:
@@ -286,32 +326,26 @@ def _write_master(file: h5py.File, layout: Layout, attributes: Mapping[str, Any]
         "format_version": FORMAT_VERSION,
         **attributes,
         "status": "running",
-        "layout": json.dumps({**vars(layout), "sizes": dict(layout.sizes)}),
+        "layout": json.dumps(dataclasses.asdict(layout)),
     }
-    _write_attributes(file, described)
+    file.attrs.update(described)
     for f in layout.fields():
         if f in STATIC:
             _create(file, layout, f)[...] = static[f.path]
             continue
         virtual = h5py.VirtualLayout(layout.shape(f), layout.dtype(f))
-        for place, name in _sources(layout, f):
+        for place, name in _sources(layout, f, attributes["run_id"]):
             virtual[place] = h5py.VirtualSource(name, f.path, virtual.shape if place is ... else virtual.shape[1:])
         file.create_virtual_dataset(f.path, virtual, fillvalue=layout.dtype(f).type(f.fill))
     name_dimensions(file, layout)
 
 
-def _sources(layout: Layout, f: Field) -> Iterator[tuple[Any, str]]:
+def _sources(layout: Layout, f: Field, run_id: str) -> Iterator[tuple[Any, str]]:
     """Yield (place in the virtual dataset, file that holds it)."""
     if f.path == "final/params":
-        yield ..., FINAL
+        yield ..., final_name(run_id)
         return
     rounds = range(1, layout.sizes["round"] + 1) if f.dims[0] == "round" else layout.evaluated
     for place, round_ in enumerate(rounds):
         if VECTOR not in f.dims or layout.keeps_vectors(round_):
-            yield place, round_file(Path(), round_).name
-
-
-def _write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
-    for key, value in attributes.items():
-        is_text = isinstance(value, (list, tuple)) and value and isinstance(value[0], str)
-        file.attrs[key] = np.array(value, dtype=h5py.string_dtype()) if is_text else value
+            yield place, round_name(run_id, round_)

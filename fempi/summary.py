@@ -33,6 +33,7 @@ class Summary:
     trust_malicious: float
     trust_honest: float
     seconds: float
+    """wall time from the first round to the last; of a run that did not end, what its rounds took"""
     clients_per_second: float
     non_training: float
     """share of all ranks' time in rounds that was not spent training"""
@@ -45,7 +46,7 @@ def summarize(path: Path) -> Summary:
         malicious, selected = record.read("rounds/malicious"), record.read("rounds/selected")
         trust = record.read("rounds/trust")
         seconds = record.read("timing/seconds")
-        wall = float(seconds[:, 0].sum())
+        wall = float(record.attributes.get("wall_seconds", seconds[:, 0].sum()))
         return Summary(
             label=record.config["label"],
             path=path,
@@ -89,9 +90,12 @@ def tables(summaries: Sequence[Summary], width: int) -> list[Table]:
 
 def _table(summaries: Sequence[Summary], columns: Mapping[str, Callable[[Summary], str]]) -> Table:
     out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    out.add_column("run")
+    out.add_column("run", overflow="fold")
     for heading in columns:
-        out.add_column(heading, justify="left" if heading == "file" else "right")
+        if heading == "file":
+            out.add_column(heading, overflow="fold")
+        else:
+            out.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
         out.add_row(summary.label, *(show(summary) for show in columns.values()))
     return out

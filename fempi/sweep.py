@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from fempi import store
-from fempi.comm import Comm, watchdog
+from fempi.comm import Comm, Refused, Watchdog
 from fempi.config import Config
 from fempi.errors import FempiError
 from fempi.placement import Placement
-from fempi.problem import Problem, prepare
-from fempi.run import Progress, expected_bytes, run
+from fempi.problem import prepare
+from fempi.progress import Reporter
+from fempi.run import expected_bytes, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,22 +32,6 @@ class Options:
     watchdog_seconds: int = 3600
 
 
-class Reporter:
-    """What a sweep tells while it goes on, on root; this one says nothing."""
-
-    def planned(self, target: Path, nbytes: int, done: bool) -> None:
-        """A run is to be made, or its finished record was found."""
-
-    def started(self, config: Config) -> None:
-        """A run begins."""
-
-    def progressed(self, progress: Progress) -> None:
-        """A round is over."""
-
-    def ended(self, target: Path) -> None:
-        """A run's record is complete."""
-
-
 def target_of(config: Config, output: Path) -> Path:
     """Where a run's packed record goes."""
     return output / config.name / f"{config.label}.h5"
@@ -54,7 +39,7 @@ def target_of(config: Config, output: Path) -> Path:
 
 def folder_of(target: Path) -> Path:
     """Where a run's rounds are kept while it goes on."""
-    return target.with_suffix(".run") if target.suffix == ".h5" else target
+    return target.with_suffix(".run")
 
 
 def run_all(configs: Sequence[Config], comm: Comm, options: Options, reporter: Reporter) -> list[Path]:
@@ -63,42 +48,39 @@ def run_all(configs: Sequence[Config], comm: Comm, options: Options, reporter: R
     Everything that can be known to fail is refused before anything is written: plugins that object to their
     settings, records in the way, a disk too small.
     """
-    sizes = comm.together(lambda: _try_all(configs, options, comm.size))
-    done = comm.from_root(lambda: _plan(configs, sizes, options))
+    with Watchdog(options.watchdog_seconds) as watchdog:
+        if len(set(comm.describe(" ".join(config.hash for config in configs)))) > 1:
+            raise Refused("the ranks have read different configurations or plugin files; are they all on one disk?")
+        sizes = comm.together(lambda: _try_all(configs, options, comm.size))
+        found = comm.from_root(lambda: _plan(configs, sizes, options))
+        if comm.is_root:
+            for config, nbytes, record in zip(configs, sizes, found, strict=True):
+                reporter.planned(record or target_of(config, options.output), nbytes, done=record is not None)
+        try:
+            return [
+                record or _make(config, comm, options, reporter, watchdog)
+                for config, record in zip(configs, found, strict=True)
+            ]
+        finally:
+            reporter.stopped()
+
+
+def _make(config: Config, comm: Comm, options: Options, reporter: Reporter, watchdog: Watchdog) -> Path:
+    target = target_of(config, options.output)
+    folder = folder_of(target)
+    watchdog.pat()
     if comm.is_root:
-        for config, nbytes, is_done in zip(configs, sizes, done, strict=True):
-            reporter.planned(target_of(config, options.output), nbytes, is_done)
-
-    records = []
-    for config, is_done in zip(configs, done, strict=True):
-        target = target_of(config, options.output)
-        records.append(target if config.record.pack else folder_of(target))
-        if is_done:
-            continue
-        folder = folder_of(target)
-        if comm.is_root:
-            if folder.exists():
-                store.remove(folder)
-            reporter.started(config)
-        problem = _prepare(config, options)
-        with watchdog(options.watchdog_seconds) as step:
-            run(
-                problem,
-                comm,
-                folder,
-                placement=options.placement,
-                step=step,
-                report=reporter.progressed,
-            )
-        if config.record.pack:
-            comm.from_root(lambda: _pack(folder, target))  # noqa: B023 - called at once
-        if comm.is_root:
-            reporter.ended(records[-1])
-    return records
-
-
-def _prepare(config: Config, options: Options) -> Problem:
-    return prepare(config, options.data_root, options.device)
+        if folder.exists():
+            store.remove(folder)
+        reporter.started(config)
+    problem = prepare(config, options.data_root, options.device)
+    run(problem, comm, folder, placement=options.placement, step=watchdog.pat, report=reporter.progressed)
+    reporter.stopped()
+    if not config.record.pack:
+        return folder
+    watchdog.rest()  # how long packing takes depends on the disk, not on the ranks
+    comm.from_root(lambda: _pack(folder, target))
+    return target
 
 
 def _try_all(configs: Sequence[Config], options: Options, ranks: int) -> list[int]:
@@ -106,7 +88,7 @@ def _try_all(configs: Sequence[Config], options: Options, ranks: int) -> list[in
     sizes, problems = [], []
     for config in configs:
         try:
-            sizes.append(expected_bytes(_prepare(config, options), ranks))
+            sizes.append(expected_bytes(prepare(config, options.data_root, options.device), ranks))
         except FempiError as error:
             problems.append(str(error) if len(configs) == 1 else f"{config.label}: {error}")
     if problems:
@@ -119,38 +101,58 @@ def _pack(folder: Path, target: Path) -> None:
     store.remove(folder)
 
 
-def _plan(configs: Sequence[Config], sizes: Sequence[int], options: Options) -> list[bool]:
-    """Return which runs are done already; raise FempiError if something is in the way."""
-    done = []
+def _plan(configs: Sequence[Config], sizes: Sequence[int], options: Options) -> list[Path | None]:
+    """Return the records that are there already; raise FempiError if something is in the way of the others."""
+    found = []
     for config in configs:
         target = target_of(config, options.output)
         _can_be_written(target)
-        found = next((p for p in (target, folder_of(target)) if p.exists()), None)
-        same = found is not None and not options.force and _is_done(found, config)
-        if found is not None and not same and not options.force:
-            raise FempiError(
-                f"{found} is in the way: it holds an unfinished run or one of another configuration; use --force to "
-                "replace it, or --output to write elsewhere"
-            )
-        done.append(same)
-    missing = [size for size, is_done in zip(sizes, done, strict=True) if not is_done]
-    # The last run's folder and its packed file are there at the same time.
-    needed = sum(missing) + max(missing, default=0)
+        found.append(None if options.force else _found(config, target))
+    # A run's folder and its packed file are there at the same time, for one run at a time.
+    to_make = [(c, size) for c, size, record in zip(configs, sizes, found, strict=True) if record is None]
+    folders = [size + c.rounds * _ROUND_FILE for c, size in to_make]
+    packed = sum(size if c.record.pack else folder for (c, size), folder in zip(to_make, folders, strict=True))
+    needed = packed + max((f for (c, _), f in zip(to_make, folders, strict=True) if c.record.pack), default=0)
     free = shutil.disk_usage(_nearest(options.output)).free
     if needed > free:
         raise FempiError(
             f"the records need {needed / 1e9:.2f} GB below {options.output}, but {free / 1e9:.2f} GB are free; use "
             "--output, or record less (record.updates, record.every)"
         )
-    return done
+    return found
 
 
-def _is_done(path: Path, config: Config) -> bool:
+_ROUND_FILE = 20_000
+"""Bytes that a round's file takes besides its data, for names and attributes."""
+
+
+def _found(config: Config, target: Path) -> Path | None:
+    """Return a run's finished record, packed now if it was cut short before that; None if there is nothing."""
+    folder = folder_of(target)
+    reasons = {path: _objection(path, config) for path in (target, folder) if path.exists()}
+    if reasons.get(target) == "":
+        if reasons.get(folder) == "" and config.record.pack:
+            store.remove(folder)  # it was packed, but killed before the folder went
+        return target
+    if reasons.get(folder) == "":
+        if target not in reasons and config.record.pack:
+            _pack(folder, target)
+            return target
+        return folder
+    for path, reason in reasons.items():
+        raise FempiError(f"{path} {reason}; use --force to replace it, or --output to write elsewhere")
+    return None
+
+
+def _objection(path: Path, config: Config) -> str:
+    """Say why a record can't serve as this run's; nothing if it can."""
     try:
         with store.RunFile(path) as record:
-            return record.status == "complete" and record.attributes["config_hash"] == config.hash
+            if record.attributes["config_hash"] != config.hash:
+                return "is of another configuration"
+            return "" if record.status == "complete" else "is of a run that did not end"
     except FempiError:
-        return False
+        return "is in the way"
 
 
 def _nearest(path: Path) -> Path:

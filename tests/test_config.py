@@ -48,7 +48,6 @@ CHANGES = {
     "record.updates": '"none"',
     "record.every": "2",
     "record.sketch_size": "64",
-    "record.pack": "false",
     "evaluation.every": "2",
 }
 
@@ -199,7 +198,7 @@ rounds = [4, 5]
 """
     )
     runs = load(path, overrides=["seed=9", "train.lr=0.1"])
-    assert labels(runs) == ["a+rounds=4", "a+rounds=5", "b+rounds=4", "b+rounds=5"]
+    assert labels(runs) == ["a+seed=9+rounds=4", "a+seed=9+rounds=5", "b+rounds=4", "b+rounds=5"]
     assert [(c.seed, c.train.lr, c.attack.scale) for c in runs] == [(9, 0.1, 2.0)] * 2 + [(9, 0.1, 4.0)] * 2
 
 
@@ -310,7 +309,7 @@ def test_a_declared_f_stays(base):
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", ".x", "", "x\\n", "a b", "ä", "x" * 121])
 def test_no_name_leaves_the_output_folder(write, name):
     assert problems(write(f'name = "{name}"'))[0].startswith("name: ")
-    assert "label: " in problems(write(f'name = "x"\n[[arm]]\nname = "{name}"'))[0]
+    assert "name: use letters" in problems(write(f'name = "x"\n[[arm]]\nname = "{name}"'))[0]
 
 
 def test_a_grid_value_that_looks_like_a_path_does_not_leave_the_output_folder(base):
@@ -333,3 +332,52 @@ def test_plugin_files_are_found_beside_the_configuration(tmp_path, write, monkey
 
 def test_parse_works_without_a_file():
     assert isinstance(parse({"name": "x"})[0], Config)
+
+
+def test_how_a_record_is_kept_does_not_change_the_hash(base):
+    assert one(base, "record.pack=false").hash == one(base).hash
+
+
+PLUGIN = """
+import fempi
+@fempi.register("aggregator", "mine")
+def mine(updates, context, *, keep: float = 0.5):
+    pass
+"""
+
+
+def test_the_text_of_a_plugin_file_is_part_of_the_hash(write):
+    path = write('name = "x"\n[plugins]\nfiles = ["mine.py"]\n[aggregator]\nname = "mine"\n')
+    write(PLUGIN, "mine.py")
+    before = one(path)
+    write(PLUGIN.replace("0.5", "0.6"), "mine.py")
+    after = one(path)
+    assert before.hash != after.hash
+    assert (before.parameters("aggregator"), after.parameters("aggregator")) == ({"keep": 0.5}, {"keep": 0.6})
+    (path.parent / "resolved.toml").write_text(before.to_toml())
+    assert "not those that the configuration was made with" in problems(path.parent / "resolved.toml")[0]
+
+
+def test_an_override_replaces_a_plugin_of_the_users_with_its_hyper_parameters(write):
+    write(PLUGIN, "mine.py")
+    path = write('name = "x"\n[plugins]\nfiles = ["mine.py"]\n[aggregator]\nname = "mine"\nkeep = 0.7\n')
+    assert one(path, 'aggregator.name="mean"').parameters("aggregator") == {"weighted": False}
+
+
+def test_an_override_takes_an_arms_plugin_with_its_hyper_parameters_and_shows_in_the_label(write):
+    path = write(
+        """
+name = "x"
+[attack]
+malicious = 2
+[[arm]]
+name = "plain"
+[[arm]]
+name = "dual"
+set = { "aggregator.name" = "dual", "aggregator.trust_threshold" = 0.3, "aggregator.num_byzantine" = 1 }
+"""
+    )
+    runs = load(path, overrides=['aggregator.name="krum"'])
+    assert labels(runs) == ["plain", "dual+aggregator.name=krum"]
+    assert [c.aggregator.name for c in runs] == ["krum", "krum"]
+    assert [c.aggregator.num_byzantine for c in runs] == [1, 1]

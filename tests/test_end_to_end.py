@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 import pytest
 from launch import run_ranks
+from records import round_file
 
 from fempi import RunFile, cli, registry
 from fempi.placement import place
 from fempi.schema import PHASES
-from fempi.store import round_file
 
 SMALL = """
 name = "small"
@@ -143,7 +143,7 @@ def test_every_bit_is_that_of_one_rank(ranks, placement, arm, jobs):
     assert one.returncode == many.returncode == 0, many.output
     expected, got = arrays(one.folder / f"{arm}.h5"), arrays(many.folder / f"{arm}.h5")
     assert expected.keys() == got.keys()
-    compared = [path for path in got if not path.startswith("timing/") and path != "rounds/rank"]
+    compared = [path for path in got if not path.startswith(("timing/", "ranks/")) and path != "rounds/rank"]
     assert [path for path in compared if not same_bits(expected[path], got[path])] == []
     assert {path.partition("/")[0] for path in compared} == {"rounds", "evaluation", "clients", "layers", "final"}
 
@@ -195,8 +195,8 @@ def test_a_job_leaves_complete_packed_files_and_nothing_else(ranks, placement, j
     for arm in ARMS:
         with RunFile(job.folder / f"{arm}.h5") as run:
             assert (run.status, run.rounds_completed, run.config["label"]) == ("complete", 2, arm)
-            assert len(run.attributes["rank_host"]) == ranks
-            assert set(run.attributes["rank_device"]) == {"cpu"}
+            assert len(run["ranks/host"]) == ranks
+            assert set(run["ranks/device"].asstr()) == {"cpu"}
 
 
 @pytest.mark.parametrize(("ranks", "placement"), JOBS)
@@ -259,7 +259,7 @@ def test_another_configuration_is_refused_and_with_force_replaces(here, capfd):
 
     assert cli.main([*run, "--set", "train.lr=0.02"]) == 2
     said = capfd.readouterr().err
-    assert "out/small/small.h5 is in the way" in said
+    assert "out/small/small.h5 is of another configuration" in said
     assert "--force" in said
     assert (here / "out/small/small.h5").read_bytes() == first
 
@@ -273,9 +273,9 @@ def test_an_unfinished_folder_is_in_the_way_and_with_force_replaced(here, capfd)
     run = ["run", "config.toml", "--output", "out"]
     assert cli.main([*run, "--set", "record.pack=false"]) == 0
     folder = here / "out/small/small.run"
-    (folder / "final.h5").unlink()
+    next(folder.glob("final-*.h5")).unlink()
     assert cli.main([*run, "--set", "record.pack=false"]) == 2
-    assert "small.run is in the way" in capfd.readouterr().err
+    assert "small.run is of a run that did not end" in capfd.readouterr().err
     assert cli.main([*run, "--set", "record.pack=false", "--force"]) == 0
     with RunFile(folder) as record:
         assert record.status == "complete"
@@ -336,7 +336,7 @@ def test_info_says_what_a_record_is(here, capfd):
         "small/small in out/small/small.h5",
         "complete; 2 of 2 rounds",
         f"torch {facts['torch_version']}",
-        f"{facts['rank_host'][0]}:cpu",
+        " (cpu)",
         f"seed 1, hash {facts['config_hash'][:16]}",
         "updates        full",
         'dataset = "synthetic"',
@@ -461,3 +461,69 @@ def test_a_cohort_of_nothing_but_garbage_leaves_the_model_as_it_is(own):
         assert not run.read("rounds/finite").any()
         assert (run["rounds/aggregate"][...] == 0).all()
         assert run["evaluation/accuracy"][0] == run["evaluation/accuracy"][1]
+
+
+def test_a_run_cut_short_while_packing_is_packed_the_next_time(here, capfd):
+    run = ["run", "config.toml", "--output", "out"]
+    folder, target = here / "out/small/small.run", here / "out/small/small.h5"
+    assert cli.main([*run, "--set", "record.pack=false"]) == 0  # what is there before the rename
+    assert cli.main(run) == 0
+    assert target.exists()
+    assert not folder.exists()
+    assert cli.main([*run, "--set", "record.pack=false", "--force"]) == 0  # and after it, before the folder goes
+    assert cli.main(run) == 0
+    assert not folder.exists()
+    assert "small.h5 is there already" in capfd.readouterr().out
+
+
+def test_a_changed_plugin_file_makes_another_run(here, capfd):
+    source = """
+import numpy as np
+from fempi import Attack, register
+from dataclasses import dataclass
+@register("attack", "shy")
+@dataclass(frozen=True, kw_only=True)
+class Shy(Attack):
+    def poison_updates(self, updates, malicious, knowledge):
+        return updates[malicious] * np.float32(FACTOR)
+"""
+    (here / "shy.py").write_text(source.replace("FACTOR", "0.5"))
+    run = ["run", "config.toml", "--output", "out", "--set", 'plugins.files=["shy.py"]', "--set", 'attack.name="shy"']
+    assert cli.main(run) == 0
+    (here / "shy.py").write_text(source.replace("FACTOR", "0.1"))
+    assert cli.main(run) == 2
+    assert "is of another configuration" in capfd.readouterr().err
+
+
+def test_an_attack_cannot_write_into_what_honest_clients_send(here, capfd):
+    source = """
+from fempi import Attack, register
+from dataclasses import dataclass
+@register("attack", "forger")
+@dataclass(frozen=True, kw_only=True)
+class Forger(Attack):
+    def poison_updates(self, updates, malicious, knowledge):
+        updates[~malicious] = 0
+        return updates[malicious]
+"""
+    (here / "forger.py").write_text(source)
+    run = ["run", "config.toml", "--output", "out", "--set", 'plugins.files=["forger.py"]']
+    assert cli.main([*run, "--set", 'attack.name="forger"']) == 2
+    assert "attack: assignment destination is read-only" in capfd.readouterr().err
+    assert not (here / "out").exists()
+
+
+def test_a_command_that_is_no_run_speaks_once_under_mpirun(jobs):
+    record = jobs(1, "balanced").folder / "krum.h5"
+    job = run_ranks(3, [sys.executable, "-m", "fempi", "info", str(record)], timeout=30)
+    assert job.returncode == 0
+    assert job.output.count("complete; 2 of 2 rounds") == 1
+
+
+def test_readme_names_every_dataset_and_root_attribute_of_a_record(jobs):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    with h5py.File(jobs(1, "balanced").folder / "dual.h5") as file:
+        paths = []
+        file.visititems(lambda name, item: paths.append(name) if isinstance(item, h5py.Dataset) else None)
+        named = [p for p in paths if b"not a netCDF variable" not in file[p].attrs.get("NAME", b"")]
+        assert [name for name in (*named, *file.attrs) if f"`{name}`" not in readme] == []

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from launch import clean_env, kill_session, launcher, processes, run_ranks
+from records import round_file
 
 from fempi import RunFile
-from fempi.store import round_file
 
 # 8 clients, all of them in every round: on two ranks each trains four.
 CONFIG = """
@@ -47,13 +47,13 @@ kind = "{kind}"
 files = ["fault.py"]
 """
 
-# Each client calls poison_data once a round: on one rank of two, the 10th call is in the third round. On root,
-# poison_updates knows the round.
+# Each client has 25 examples and calls poison_data once a round; the trial at the start has 10. On one rank of two,
+# the 10th call is in the third round. On root, poison_updates knows the round.
 FAULT = """
 import os, resource, sys, time
 from dataclasses import dataclass
 from pathlib import Path
-import fempi
+import fempi.comm
 
 calls = 0
 
@@ -68,8 +68,8 @@ class Fault(fempi.Attack):
     kind: str
     def poison_data(self, images, labels, num_classes, rng):
         global calls
-        calls += len(labels) > 0
-        if calls == 10 and os.environ.get("OMPI_COMM_WORLD_RANK") == "1":
+        calls += len(labels) > 10
+        if calls == 10 and fempi.comm.MPI.COMM_WORLD.rank == 1:
             if self.kind == "exception":
                 raise KeyError("a fault on one rank")
             if self.kind == "exit":

@@ -13,11 +13,12 @@ import h5py
 import numpy as np
 import pytest
 import xarray
+from records import round_file
 
 from fempi import FempiError, RunFile, cli
 from fempi.schema import FIELDS, FORMAT_VERSION, PHASES, VECTOR, Layout
 from fempi.sketch import Sketch
-from fempi.store import FINAL, MASTER, Recorder, pack, remove, round_file
+from fempi.store import MASTER, Recorder, pack, remove
 
 SIZES = {"round": 5, "slot": 4, "param": 300, "client": 6, "class": 3, "layer": 2, "rank": 2}
 MODES = ["full", "float16", "sketch", "none"]
@@ -53,7 +54,7 @@ def arrays_of(layout, round_):
 
 def static_of(layout):
     rng = np.random.default_rng(0)
-    return {f.path: values_of(layout, f, rng) for f in FIELDS if f.dims[0] in ("client", "layer")}
+    return {f.path: values_of(layout, f, rng) for f in FIELDS if f.dims[0] in ("client", "layer", "rank")}
 
 
 def final_of(layout):
@@ -65,8 +66,6 @@ def begin(folder, layout):
         "config": CONFIG.format(layout.updates),
         "config_hash": "abc",
         "seed": 3,
-        "rank_host": ["a", "b"],
-        "rank_threads": [1, 2],
     }
     return Recorder(folder, layout, attributes, static_of(layout))
 
@@ -83,7 +82,7 @@ def record(folder, layout, rounds=None, finish=True):
 
 def expected(layout, field, rounds):
     """The dataset of a field as it must read after `rounds` rounds."""
-    if field.dims[0] in ("client", "layer"):
+    if field.dims[0] in ("client", "layer", "rank"):
         return static_of(layout)[field.path]
     dtype = layout.dtype(field)
     whole = np.full(layout.shape(field), field.fill, dtype)
@@ -258,7 +257,11 @@ def test_a_packed_file_holds_the_same_bits_names_and_attributes(updates, every, 
             assert [d.label for d in before[path].dims] == [d.label for d in after[path].dims]
             assert str(before[path].fillvalue) == str(after[path].fillvalue)
             assert not after[path].is_virtual
-        packing = {"status": "complete", "rounds_completed": SIZES["round"]}
+        packing = {
+            "status": "complete",
+            "rounds_completed": SIZES["round"],
+            "wall_seconds": new.attrs["wall_seconds"],
+        }
         assert {k: str(v) for k, v in {**old.attrs, **packing}.items()} == {k: str(v) for k, v in new.attrs.items()}
 
 
@@ -334,7 +337,7 @@ def test_an_unfinished_folder_is_packed_as_interrupted_with_all_it_has(rounds, f
 def test_a_failed_pack_leaves_neither_a_file_nor_a_temporary_one(folder, tmp_path):
     record(folder, layout_of())
     round_file(folder, 3).write_bytes(b"damaged")
-    with pytest.raises(OSError, match="file signature not found"):
+    with pytest.raises(FempiError, match=r"000003.h5 is not an HDF5 file.*file signature not found"):
         pack(folder, tmp_path / "x.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["x.run"]
 
@@ -441,7 +444,7 @@ def test_stray_temporary_files_are_ignored(folder, tmp_path):
     layout = layout_of()
     record(folder, layout, rounds=2, finish=False)
     (folder / ".round-000003.h5.12345.tmp").write_bytes(round_file(folder, 2).read_bytes()[:1000])
-    (folder / f".{FINAL}.12345.tmp").touch()
+    (folder / ".final-x.h5.12345.tmp").touch()
     pack(folder, tmp_path / "x.h5")
     for path in (folder, tmp_path / "x.h5"):
         with RunFile(path) as run:
@@ -555,3 +558,31 @@ def test_a_record_that_is_open_can_be_opened_by_another_reader_in_the_same_proce
 def test_a_record_can_be_opened_twice(both):
     with RunFile(both["packed"]) as first, RunFile(both["packed"]) as second:
         assert first.layout == second.layout == layout_of()
+
+
+def test_a_folder_never_shows_the_rounds_of_a_run_in_the_working_folder(folder, tmp_path, monkeypatch):
+    record(tmp_path / "other", layout_of(seed=4))
+    record(folder, layout_of(), rounds=1, finish=False)
+    monkeypatch.chdir(tmp_path / "other")
+    with RunFile(folder) as run:
+        assert np.isfinite(run["rounds/norm"][0]).all()
+        assert np.isnan(run["rounds/norm"][1:]).all()
+        assert np.isnan(run["final/params"][...]).all()
+
+
+def test_a_folder_that_lost_a_round_is_not_complete_and_not_packed(folder, tmp_path):
+    record(folder, layout_of())
+    round_file(folder, 2).unlink()
+    with RunFile(folder) as run:
+        assert (run.status, run.rounds_completed) == ("running", 1)
+    with pytest.raises(FempiError, match="lacks round 2"):
+        pack(folder, tmp_path / "x.h5")
+    assert not (tmp_path / "x.h5").exists()
+
+
+def test_a_damaged_round_is_named_when_it_is_read(folder):
+    record(folder, layout_of())
+    whole = round_file(folder, 3).read_bytes()
+    round_file(folder, 3).write_bytes(whole[: len(whole) // 2])
+    with RunFile(folder) as run, pytest.raises(FempiError, match=r"rounds/norm of .*x.run cannot be read"):
+        run.read("rounds/norm")

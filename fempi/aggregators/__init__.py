@@ -61,7 +61,8 @@ def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
 
     Rows with a NaN or an Inf are taken out before the rule sees anything, and each counts as one of the declared
     Byzantine rows found. If too few rows are left for the rule, the model stays as it is: update and weights are 0.
-    `TooFewRows` is raised only where the rule could not have worked with n finite rows either.
+    `TooFewRows` is raised only where the rule could not have worked with n finite rows either, another ValueError if
+    what it returned is not a decision.
     """
     finite = updates.finite
     rows = updates if finite.all() else updates.take(finite)
@@ -76,6 +77,7 @@ def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
         if rows.n == 0:
             raise TooFewRows("no finite rows")
         decision = rule(rows, context)
+        _check(decision, rows)
     except TooFewRows:
         if not lost:
             raise
@@ -98,3 +100,22 @@ def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
         update=update,
         state=decision.state,
     )
+
+
+def _check(decision: Decision, rows: Updates) -> None:
+    """Hold a rule to its contract: a plugin's mistake must not end up as evidence."""
+    if not isinstance(decision, Decision):
+        raise ValueError(f"the rule returned {type(decision).__name__}, not a Decision")
+    of_rows = {"weights": decision.weights, "trust": decision.trust, "selected": decision.selected}
+    if decision.scale is not None:
+        of_rows["scale"] = decision.scale
+    for name, values in of_rows.items():
+        if np.shape(values) != (rows.n,):
+            raise ValueError(f"the rule's {name} has shape {np.shape(values)}, not ({rows.n},)")
+    total = decision.weights.sum()
+    if not (decision.weights >= 0).all() or not (total == 0 or abs(total - 1) < 1e-6):
+        raise ValueError(f"the rule's weights must be shares, not negative and with sum 1 or all 0: {decision.weights}")
+    if decision.selected.dtype != bool:
+        raise ValueError(f"the rule's selected must be bool, not {decision.selected.dtype}")
+    if decision.update is not None and (decision.update.shape != (rows.d,) or decision.update.dtype != np.float32):
+        raise ValueError(f"the rule's update must be float32 of shape ({rows.d},)")

@@ -27,10 +27,10 @@ def dual(
 ) -> Decision:
     """Multi-Krum among the rows whose trust exceeds the threshold.
 
-    Of n' rows kept, Multi-Krum averages the m best (n' - f' by default) with f' = min(f, (n' - 3) // 2), the most it
-    is defined for. Fewer than 3 kept rows are averaged; if none is kept, the update is zero. `rescale` gives the rows
-    the reference's norm first, as FLTrust does; the paper doesn't say. Trust: max(0, cosine with the reference),
-    0 to 1.
+    Of n' rows kept, Multi-Krum averages the m best (n' - f' by default, and all if m exceeds n') with
+    f' = min(f, (n' - 3) // 2), the most it is defined for. Fewer than 3 kept rows are averaged; if none is kept, the
+    update is zero. `rescale` gives the rows the reference's norm first, as FLTrust does; the paper doesn't say.
+    Trust: max(0, cosine with the reference), 0 to 1.
     """
     trust = trust_scores(updates)
     selected = trust > trust_threshold

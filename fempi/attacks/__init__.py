@@ -6,7 +6,7 @@ round, who is malicious, and the current model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,3 +56,18 @@ class Attack:
     def success(self, confusion: Int64) -> float:
         """The attacker's own measure, 0 to 1, from the confusion matrix (K, K, rows the truth); NaN if it has none."""
         return float("nan")
+
+
+def poison(attack: Attack, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
+    """Return the (k, d) float32 rows that the malicious clients send; ValueError if the attack returns anything else.
+
+    The attack is given read-only views: what honest clients send is theirs.
+    """
+    seen, params = updates.view(), knowledge.params.view()
+    seen.flags.writeable = params.flags.writeable = False
+    with np.errstate(over="ignore", invalid="ignore"):  # an attacker may send what it likes
+        sent = attack.poison_updates(seen, malicious, replace(knowledge, params=params))
+    expected = (int(malicious.sum()), updates.shape[1])
+    if sent.shape != expected or sent.dtype != np.float32:
+        raise ValueError(f"poison_updates returned {sent.dtype} of shape {sent.shape}, not float32 of {expected}")
+    return sent

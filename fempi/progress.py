@@ -1,0 +1,34 @@
+"""What a sweep tells while it goes on, for whoever shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fempi.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What can be told after a round."""
+
+    round: int
+    rounds: int
+    accuracy: float | None
+    """on the test set, if it was tested"""
+
+
+class Reporter:
+    """Called on root; this one says nothing."""
+
+    def planned(self, target: Path, nbytes: int, done: bool) -> None:
+        """A run is to be made, or its finished record was found."""
+
+    def started(self, config: Config) -> None:
+        """A run begins."""
+
+    def progressed(self, progress: Progress) -> None:
+        """A round is over."""
+
+    def stopped(self) -> None:
+        """A run ended, well or not."""

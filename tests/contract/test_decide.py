@@ -1,0 +1,30 @@
+"""What a rule returns is held to the contract before it becomes evidence."""
+
+import numpy as np
+import pytest
+
+from fempi import Context, Decision, Updates
+from fempi.aggregators import decide
+from fempi.rng import stream
+
+GOOD = {"weights": np.full(3, 1 / 3), "trust": np.ones(3), "selected": np.ones(3, bool)}
+BAD = {
+    "not a Decision": None,
+    "weights has shape": {"weights": np.ones(1)},
+    "trust has shape": {"trust": np.ones(2)},
+    "selected has shape": {"selected": np.ones((3, 1), bool)},
+    "scale has shape": {"scale": np.ones(4)},
+    "sum 1 or all 0": {"weights": np.full(3, 0.5)},
+    "not negative": {"weights": np.array([2, -1, 0.0])},
+    "shares": {"weights": np.full(3, np.nan)},
+    "selected must be bool": {"selected": np.ones(3)},
+    "float32 of shape": {"update": np.ones(3, np.float32)},
+}
+
+
+@pytest.mark.parametrize("said", BAD)
+def test_what_is_no_decision_is_refused(said):
+    bad = BAD[said]
+    context = Context(round=1, clients=np.arange(3), num_examples=np.ones(3, int), num_byzantine=0, rng=stream(0, "x"))
+    with pytest.raises(ValueError, match=said):
+        decide(lambda *_: bad and Decision(**{**GOOD, **bad}), Updates(np.eye(3, 5, dtype=np.float32)), context)
