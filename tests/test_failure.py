@@ -60,7 +60,7 @@ calls = 0
 if "SLOW_PACK" in os.environ:
     from fempi import store
     pack = store.pack
-    store.pack = lambda *arguments: time.sleep(4) or pack(*arguments)
+    store.pack = lambda *arguments: time.sleep(5) or pack(*arguments)
 
 @fempi.register("attack", "fault")
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class Fault(fempi.Attack):
         return updates[malicious]
 """
 
-SOON = 15  # seconds, starting ranks on two busy cores included
+SOON = 40  # seconds; a few suffice, but machines are busy at times
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_an_exception_ends_the_job_with_one_traceback_that_names_the_rank(kind, 
 
 
 def test_a_rank_that_leaves_with_status_zero_ends_the_job_too(experiment):
-    assert run_ranks(2, experiment("exit-0"), timeout=8).returncode not in (0, "timeout")
+    assert run_ranks(2, experiment("exit-0"), timeout=SOON).returncode not in (0, "timeout")
 
 
 def test_a_fault_of_the_only_rank_is_told_once(experiment):
@@ -213,13 +213,13 @@ def test_a_rank_that_is_killed_ends_the_job(victim, ranks, experiment, start, tm
     folder = tmp_path / "out/x/x.run"
     wait_for(lambda: round_file(folder, 3).exists(), SOON)
     os.kill(ranks_of(mark)[victim], signal.SIGKILL)
-    assert job.wait(10) != 0
+    assert job.wait(SOON) != 0
     assert ranks_of(mark) == {}
     assert_rounds_are_whole(folder, least=2)
 
 
 def test_a_rank_that_hangs_is_ended_by_the_watchdog_which_shows_where(experiment, tmp_path):
-    job = run_ranks(2, experiment("hang", "--watchdog", "3"), timeout=SOON)
+    job = run_ranks(2, experiment("hang", "--watchdog", "5"), timeout=SOON)
     assert job.returncode not in (0, "timeout"), job.output
     line = FAULT.splitlines().index("                time.sleep(1000)") + 1
     assert re.search(rf'fault.py", line {line} in poison_data', job.output), job.output
@@ -229,17 +229,17 @@ def test_a_rank_that_hangs_is_ended_by_the_watchdog_which_shows_where(experiment
 def test_the_watchdog_is_about_one_round_not_about_all(experiment, tmp_path):
     started = time.monotonic()
     job = subprocess.run(
-        experiment("slow", "--watchdog", "2", rounds=12), env=clean_env(), capture_output=True, text=True, check=False
+        experiment("slow", "--watchdog", "4", rounds=20), env=clean_env(), capture_output=True, text=True, check=False
     )
     assert job.returncode == 0, job.stderr
-    assert time.monotonic() - started > 2
+    assert time.monotonic() - started > 4
     with RunFile(tmp_path / "out/x/x.h5") as run:
         assert run.status == "complete"
-        assert run["timing/seconds"][...].sum() > 2
+        assert run["timing/seconds"][...].sum() > 4
 
 
 def test_the_watchdog_is_not_about_packing(experiment):
-    command, env = experiment("none", "--watchdog", "3", rounds=1), {**clean_env(), "SLOW_PACK": "1"}
+    command, env = experiment("none", "--watchdog", "4", rounds=1), {**clean_env(), "SLOW_PACK": "1"}
     job = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert job.returncode == 0, job.stderr
 
@@ -249,7 +249,7 @@ def test_no_rank_outlives_a_killed_launcher(experiment, start, tmp_path):
     wait_for(lambda: round_file(tmp_path / "out/x/x.run", 2).exists(), SOON)
     assert sorted(ranks_of(mark)) == [0, 1]
     job.kill()
-    wait_for(lambda: ranks_of(mark) == {}, 2)
+    wait_for(lambda: ranks_of(mark) == {}, 10)
     assert_rounds_are_whole(tmp_path / "out/x/x.run", least=1)
 
 
