@@ -51,7 +51,8 @@ class Updates:
         updates.n = len(gram) - 1
         updates.d = 0
         updates.__dict__["has_reference"] = has_reference
-        updates.__dict__["full_gram"] = gram
+        updates.__dict__["full_gram"] = gram.view()
+        updates.full_gram.flags.writeable = False
         updates.__dict__["finite"] = np.isfinite(np.diagonal(gram)[:-1])
         return updates
 
@@ -72,6 +73,7 @@ class Updates:
         known = np.flatnonzero(np.isfinite([_magnitude(row) for row in rows]))
         gram = np.full((self.n + 1, self.n + 1), np.nan)
         gram[np.ix_(known, known)] = _inner_products([rows[i] for i in known], self.d)
+        gram.flags.writeable = False  # it is recorded after the rule has seen it
         return gram
 
     @property

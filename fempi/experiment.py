@@ -32,7 +32,7 @@ def load(path: Path, *, overrides: Sequence[str] = (), arm: str | None = None) -
     problems: list[str] = []
     for override in overrides:
         try:
-            settings |= _parse_override(override)
+            settings |= _flat(_parse_override(override))
         except FempiError as error:
             problems.append(f"--set {override}: {error}")
     if problems:
@@ -60,10 +60,11 @@ def parse(
     arms = _overridden(_tables(document.pop("arm", []), problems), base, settings)
     grid = document.pop("grid", {})
     if isinstance(grid, dict):
-        grid = {key: values for key, values in grid.items() if not _is_set(key, settings)}
+        grid = {key: values for key, values in grid.items() if key not in settings}
 
     _, base_problems = resolve({"label": "run", **document})
     problems += base_problems
+    named_badly = any(p.startswith("name: ") for p in base_problems)
     configs: list[Config] = []
     labels: list[str] = []
     for arm_name, label, changed, objection in _expand(document, arms, grid):
@@ -71,15 +72,18 @@ def parse(
             problems.append(objection)
             continue
         resolved, own = resolve({**changed, "label": label})
-        problems += [f"{label}: {p}" for p in own if p not in base_problems and (arms or not p.startswith("label: "))]
+        problems += [
+            f"{label}: {p}" for p in own if p not in base_problems and not (named_badly and p.startswith("label: "))
+        ]
         if resolved is not None:
             labels.append(label)
             if arm in (None, arm_name):
                 configs.append(resolved)
 
     problems += [f"two runs are called {label!r}" for label in sorted({x for x in labels if labels.count(x) > 1})]
-    if arm is not None and not problems and arm not in (known := [str(a["name"]) for a in arms]):
-        problems.append(f"--arm: no arm is called {arm!r}{registry.nearest(arm, known)}")
+    names = [str(a["name"]) for a in arms]
+    if arm is not None and not problems and arm not in names:
+        problems.append(f"--arm: no arm is called {arm!r}{registry.nearest(arm, names)}")
     if problems:
         raise ConfigError(where, problems)
     return configs
@@ -110,8 +114,15 @@ def _note_sums(document: Document, sums: list[str], problems: list[str]) -> None
     document["plugins"] = {**plugins, "sha256": sums}
 
 
-def _is_set(key: str, settings: Mapping[str, Any]) -> bool:
-    return key in settings or key.rpartition(".")[0] in settings
+def _flat(settings: Mapping[str, Any]) -> Document:
+    """Write a section given as a table as its dotted keys, which is how TOML reads `train.lr` without quotes."""
+    flat: Document = {}
+    for key, value in settings.items():
+        if key in SECTIONS and isinstance(value, dict):
+            flat |= {f"{key}.{name}": each for name, each in value.items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def _overridden(arms: list[Document], base: Document, settings: Mapping[str, Any]) -> list[Document]:
@@ -121,17 +132,19 @@ def _overridden(arms: list[Document], base: Document, settings: Mapping[str, Any
     """
     out = []
     for table in arms:
-        own, label = dict(table.get("set", {})), str(table["name"])
+        own, label = _flat(table.get("set", {})), str(table["name"])
         for kind, (section, key) in PLUGINS.items():
             if f"{section}.{key}" in settings:
                 of_base = base.get(section, {})
                 default = SECTIONS[section].model_fields[key].default
                 before = of_base.get(key, default) if isinstance(of_base, dict) else default
-                for name in _parameter_names(kind, own.get(f"{section}.{key}", before)):
-                    own.pop(f"{section}.{name}", None)
-        for setting in [s for s in own if _is_set(s, settings)]:
-            del own[setting]
-            label += f"+{setting}={_in_a_name(settings.get(setting, 'set'))}"
+                before = own.get(f"{section}.{key}", before)
+                if before != settings[f"{section}.{key}"]:
+                    for name in _parameter_names(kind, before):
+                        own.pop(f"{section}.{name}", None)
+        for setting in [key for key in own if key in settings]:
+            if own.pop(setting) != settings[setting]:
+                label += f"+{setting}={_in_a_name(settings[setting])}"
         out.append({**table, "set": own, "label": label})
     return out
 
@@ -162,9 +175,11 @@ def _expand(document: Document, arms: list[Document], grid: Any) -> Iterator[tup
     keys = {key: last if short.count(last) == 1 else key for key, last in zip(grid, short, strict=True)}
     for table in arms or [{"name": document.get("label", document.get("name", "run"))}]:
         for point in itertools.product(*grid.values()):
-            settings = dict(zip(grid, point, strict=True))
+            settings = _flat(dict(zip(grid, point, strict=True)))
             name = str(table["name"])
-            label = "+".join([table.get("label", name), *(f"{keys[k]}={_in_a_name(v)}" for k, v in settings.items())])
+            label = "+".join(
+                [table.get("label", name), *(f"{keys[k]}={_in_a_name(v)}" for k, v in zip(grid, point, strict=True))]
+            )
             try:
                 changed = _changed(_changed(document, table.get("set", {})), settings)
             except FempiError as error:
@@ -174,7 +189,7 @@ def _expand(document: Document, arms: list[Document], grid: Any) -> Iterator[tup
 
 
 def _in_a_name(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_")
 
 

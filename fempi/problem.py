@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,6 +58,21 @@ class Problem:
     def num_examples(self) -> Int64:
         """(C,) examples that each client holds."""
         return np.array([len(examples) for examples in self.client_examples])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what all ranks must have built alike."""
+        everything = hashlib.sha256()
+        for array in (
+            *self.client_examples,
+            self.root_examples.cpu().numpy(),
+            self.malicious,
+            self.images.train_labels.cpu().numpy(),
+            self.images.test_labels.cpu().numpy(),
+            self.model.params.cpu().numpy(),
+        ):
+            everything.update(np.ascontiguousarray(array).tobytes() + b"|")
+        return everything.hexdigest()
 
     @property
     def label_counts(self) -> Int64:
@@ -198,11 +214,13 @@ def _try_rule(problem: Problem) -> None:
 
 def _load_images(config: Config, root: Path, device: torch.device) -> Images:
     parameters = json.dumps(config.parameters("dataset"), sort_keys=True)
-    return _images_of(config.data.dataset, parameters, root, config.seed, device)
+    return _images_of(config.data.dataset, parameters, tuple(config.plugins.sha256), root, config.seed, device)
 
 
-@lru_cache(maxsize=1)  # the runs of a sweep share one dataset
-def _images_of(name: str, parameters: str, root: Path, seed: int, device: torch.device) -> Images:
+@lru_cache(maxsize=1)  # the arms of an experiment share one dataset
+def _images_of(
+    name: str, parameters: str, plugins: tuple[str, ...], root: Path, seed: int, device: torch.device
+) -> Images:
     dataset = _mend("data", lambda: registry.find("dataset", name).make(root, seed, **json.loads(parameters)))
     return Images(
         train_images=torch.from_numpy(dataset.train_images).to(device),

@@ -58,6 +58,7 @@ class Plugin:
 
 
 _plugins: dict[tuple[str, str], Plugin] = {}
+_loaded: dict[str, str] = {}
 
 
 def register(kind: str, name: str, *, paper: str = "", needs: tuple[str, ...] = ()) -> Callable[[T], T]:
@@ -112,8 +113,8 @@ def load_file(path: Path) -> str:
     if not path.is_file():
         raise FempiError(f"no such file: {path}")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    module_name = f"fempi_plugin_{path.stem}_{digest}_{hashlib.sha256(bytes(path.resolve())).hexdigest()[:8]}"
-    if module_name in sys.modules:
+    module_name = f"fempi_plugin_{path.stem}_{hashlib.sha256(bytes(path.resolve())).hexdigest()[:8]}"
+    if _loaded.get(module_name) == digest:
         return digest
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
@@ -128,6 +129,7 @@ def load_file(path: Path) -> str:
     except Exception as error:
         del sys.modules[module_name]
         raise FempiError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    _loaded[module_name] = digest
     return digest
 
 

@@ -51,14 +51,14 @@ def run_all(configs: Sequence[Config], comm: Comm, options: Options, reporter: R
     with Watchdog(options.watchdog_seconds) as watchdog:
         if len(set(comm.describe(" ".join(config.hash for config in configs)))) > 1:
             raise Refused("the ranks have read different configurations or plugin files; are they all on one disk?")
-        sizes = comm.together(lambda: _try_all(configs, options, comm.size))
+        sizes = comm.together(lambda: _try_all(configs, options, comm.size, watchdog))
         found = comm.from_root(lambda: _plan(configs, sizes, options))
         if comm.is_root:
             for config, nbytes, record in zip(configs, sizes, found, strict=True):
                 reporter.planned(record or target_of(config, options.output), nbytes, done=record is not None)
         try:
             return [
-                record or _make(config, comm, options, reporter, watchdog)
+                _settle(config, record or _make(config, comm, options, reporter, watchdog), comm, options, watchdog)
                 for config, record in zip(configs, found, strict=True)
             ]
         finally:
@@ -66,27 +66,49 @@ def run_all(configs: Sequence[Config], comm: Comm, options: Options, reporter: R
 
 
 def _make(config: Config, comm: Comm, options: Options, reporter: Reporter, watchdog: Watchdog) -> Path:
-    target = target_of(config, options.output)
-    folder = folder_of(target)
+    """Make a run and return its folder."""
+    folder = folder_of(target_of(config, options.output))
     watchdog.pat()
+    problem = prepare(config, options.data_root, options.device)
+    if len(set(comm.describe(problem.digest))) > 1:
+        raise Refused(
+            "the ranks have built different problems: is the data the same on every host, or is a plugin random?"
+        )
     if comm.is_root:
         if folder.exists():
             store.remove(folder)
         reporter.started(config)
-    problem = prepare(config, options.data_root, options.device)
     run(problem, comm, folder, placement=options.placement, step=watchdog.pat, report=reporter.progressed)
     reporter.stopped()
-    if not config.record.pack:
+    return folder
+
+
+def _settle(config: Config, record: Path, comm: Comm, options: Options, watchdog: Watchdog) -> Path:
+    """Bring a finished run into the form that was asked for, remove the other, and return where it is."""
+    target = target_of(config, options.output)
+    folder = folder_of(target)
+
+    def settle() -> Path:
+        if record == target or config.record.pack:
+            if record == folder:
+                store.pack(folder, target)
+            if folder.exists():
+                store.remove(folder)  # its rounds are in the packed file
+            return target
+        target.unlink(missing_ok=True)
         return folder
+
     watchdog.rest()  # how long packing takes depends on the disk, not on the ranks
-    comm.from_root(lambda: _pack(folder, target))
-    return target
+    settled = comm.from_root(settle)
+    watchdog.pat()
+    return settled
 
 
-def _try_all(configs: Sequence[Config], options: Options, ranks: int) -> list[int]:
+def _try_all(configs: Sequence[Config], options: Options, ranks: int, watchdog: Watchdog) -> list[int]:
     """Prepare every run once; return the sizes of their records, or say of all what is wrong with them."""
     sizes, problems = [], []
     for config in configs:
+        watchdog.pat()
         try:
             sizes.append(expected_bytes(prepare(config, options.data_root, options.device), ranks))
         except FempiError as error:
@@ -94,11 +116,6 @@ def _try_all(configs: Sequence[Config], options: Options, ranks: int) -> list[in
     if problems:
         raise FempiError("\n".join(dict.fromkeys(problems)))
     return sizes
-
-
-def _pack(folder: Path, target: Path) -> None:
-    store.pack(folder, target)
-    store.remove(folder)
 
 
 def _plan(configs: Sequence[Config], sizes: Sequence[int], options: Options) -> list[Path | None]:
@@ -127,32 +144,21 @@ _ROUND_FILE = 20_000
 
 
 def _found(config: Config, target: Path) -> Path | None:
-    """Return a run's finished record, packed now if it was cut short before that; None if there is nothing."""
-    folder = folder_of(target)
-    reasons = {path: _objection(path, config) for path in (target, folder) if path.exists()}
-    if reasons.get(target) == "":
-        if reasons.get(folder) == "" and config.record.pack:
-            store.remove(folder)  # it was packed, but killed before the folder went
-        return target
-    if reasons.get(folder) == "":
-        if target not in reasons and config.record.pack:
-            _pack(folder, target)
-            return target
-        return folder
-    for path, reason in reasons.items():
-        raise FempiError(f"{path} {reason}; use --force to replace it, or --output to write elsewhere")
-    return None
-
-
-def _objection(path: Path, config: Config) -> str:
-    """Say why a record can't serve as this run's; nothing if it can."""
-    try:
-        with store.RunFile(path) as record:
-            if record.attributes["config_hash"] != config.hash:
-                return "is of another configuration"
-            return "" if record.status == "complete" else "is of a run that did not end"
-    except FempiError:
-        return "is in the way"
+    """Return a run's finished record, packed or not; None if there is nothing, FempiError if what there is won't do."""
+    there = [path for path in (target, folder_of(target)) if path.exists()]
+    for path in there:
+        try:
+            with store.RunFile(path) as record:
+                reason = ""
+                if record.attributes["config_hash"] != config.hash:
+                    reason = f"{path} is of another configuration"
+                elif record.status != "complete" and path == there[0]:
+                    reason = f"{path} is of a run that did not end"
+        except FempiError as error:
+            reason = str(error)
+        if reason:
+            raise FempiError(f"{reason}; use --force to replace it, or --output to write elsewhere")
+    return there[0] if there else None
 
 
 def _nearest(path: Path) -> Path:
@@ -168,6 +174,10 @@ def _can_be_written(target: Path) -> None:
     place, folder = _nearest(target.parent), folder_of(target)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise FempiError(f"cannot write to {target.parent}: {place} is {'read-only' if place.is_dir() else 'a file'}")
-    if (target.exists() and not target.is_file()) or (folder.exists() and not store.is_run_folder(folder)):
-        wrong = target if target.exists() and not target.is_file() else folder
-        raise FempiError(f"{wrong} is in the way, and it is no record; move it, or use --output")
+    if folder.exists() and not store.is_run_folder(folder):
+        raise FempiError(f"{folder} is in the way, and it is no record; move it, or use --output")
+    if target.exists():
+        try:
+            store.RunFile(target).close()
+        except FempiError as error:
+            raise FempiError(f"{error}; it is in the way: move it, or use --output") from error

@@ -381,3 +381,25 @@ set = { "aggregator.name" = "dual", "aggregator.trust_threshold" = 0.3, "aggrega
     assert labels(runs) == ["plain", "dual+aggregator.name=krum"]
     assert [c.aggregator.name for c in runs] == ["krum", "krum"]
     assert [c.aggregator.num_byzantine for c in runs] == [1, 1]
+
+
+def test_a_name_too_long_for_a_file_is_refused_and_not_dropped(write):
+    path = write(f'name = "x"\n[model]\nname = "mlp"\n[grid]\n"model.hidden" = [[8], {list(range(1, 60))}]\n')
+    assert any("label: string should have at most 120" in p for p in problems(path))
+
+
+def test_keys_without_quotes_are_settings_and_not_whole_sections(write):
+    path = write('name = "x"\n[train]\ncohort = 5\n[[arm]]\nname = "a"\nset = { train.lr = 0.1 }\n')
+    (config,) = load(path)
+    assert (config.train.lr, config.train.cohort) == (0.1, 5)
+    (config,) = load(path, overrides=["train.lr=0.2"])
+    assert (config.train.lr, config.label) == (0.2, "a+train.lr=0.2")
+
+
+def test_an_override_that_changes_no_plugin_leaves_the_arms_hyper_parameters(write):
+    path = write(
+        'name = "x"\n[attack]\nname = "sign_flip"\nmalicious = 2\n'
+        '[[arm]]\nname = "a"\nset = { "attack.scale" = 1.0 }\n[[arm]]\nname = "b"\nset = { "attack.scale" = 9.0 }\n'
+    )
+    runs = load(path, overrides=['attack.name="sign_flip"'])
+    assert [(c.label, c.parameters("attack")["scale"]) for c in runs] == [("a", 1.0), ("b", 9.0)]

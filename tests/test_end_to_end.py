@@ -90,7 +90,7 @@ class Job:
     """holds the experiment's records"""
 
 
-def fempi(folder, ranks, config, *arguments, timeout=90):
+def fempi(folder, ranks, config, *arguments, timeout=300):
     """Run a configuration under mpirun with the output in `folder`."""
     command = [sys.executable, "-m", "fempi", "run", str(config), "--output", str(folder / "out"), *arguments]
     job = run_ranks(ranks, command, timeout=timeout, cwd=folder)
@@ -467,10 +467,11 @@ def test_a_run_cut_short_while_packing_is_packed_the_next_time(here, capfd):
     run = ["run", "config.toml", "--output", "out"]
     folder, target = here / "out/small/small.run", here / "out/small/small.h5"
     assert cli.main([*run, "--set", "record.pack=false"]) == 0  # what is there before the rename
+    folder_before = shutil.copytree(folder, here / "copy")
     assert cli.main(run) == 0
     assert target.exists()
     assert not folder.exists()
-    assert cli.main([*run, "--set", "record.pack=false", "--force"]) == 0  # and after it, before the folder goes
+    shutil.copytree(folder_before, folder)  # and what is there after it, before the folder goes
     assert cli.main(run) == 0
     assert not folder.exists()
     assert "small.h5 is there already" in capfd.readouterr().out
@@ -527,3 +528,34 @@ def test_readme_names_every_dataset_and_root_attribute_of_a_record(jobs):
         file.visititems(lambda name, item: paths.append(name) if isinstance(item, h5py.Dataset) else None)
         named = [p for p in paths if b"not a netCDF variable" not in file[p].attrs.get("NAME", b"")]
         assert [name for name in (*named, *file.attrs) if f"`{name}`" not in readme] == []
+
+
+def test_a_forced_run_leaves_no_record_of_the_old_one_beside_it(here):
+    run = ["run", "config.toml", "--output", "out"]
+    assert cli.main(run) == 0
+    assert cli.main([*run, "--set", "train.lr=0.02", "--set", "record.pack=false", "--force"]) == 0
+    assert [p.name for p in (here / "out/small").iterdir()] == ["small.run"]
+
+
+def test_force_does_not_replace_a_file_that_is_no_record(here, capfd):
+    (here / "out/small").mkdir(parents=True)
+    (here / "out/small/small.h5").write_text("years of work")
+    assert cli.main(["run", "config.toml", "--output", "out", "--force"]) == 2
+    assert "it is in the way" in capfd.readouterr().err
+    assert (here / "out/small/small.h5").read_text() == "years of work"
+
+
+def test_ranks_that_have_built_different_problems_refuse_to_run(here):
+    source = """
+import numpy as np
+from mpi4py import MPI
+from fempi import register
+@register("partition", "by_rank")
+def by_rank(labels, clients, rng):
+    return np.array_split(np.random.default_rng(MPI.COMM_WORLD.rank).permutation(len(labels)), clients)
+"""
+    (here / "by_rank.py").write_text(source)
+    settings = ["--set", 'plugins.files=["by_rank.py"]', "--set", 'data.partition="by_rank"']
+    job = fempi(here, 2, here / "config.toml", *settings)
+    assert job.returncode == 2
+    assert job.output.count("the ranks have built different problems") == 1

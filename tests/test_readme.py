@@ -4,7 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from fempi import experiment, registry
+from fempi import RunFile, cli, experiment, registry
 from fempi.schema import COORDINATES, FIELDS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -29,11 +29,18 @@ def test_the_example_configuration_is_valid():
     assert [run.label for run in runs] == ["clean+seed=1", "clean+seed=2", "clean+seed=3"]
 
 
-def test_the_example_rule_registers(tmp_path):
-    source = re.search(r"```python\n(# nearest.py.*?)```", README, re.DOTALL)
-    (tmp_path / "nearest.py").write_text(source[1])
-    registry.load_file(tmp_path / "nearest.py")
-    assert registry.find("aggregator", "nearest_half").bind({"keep": 0.7}) == {"keep": 0.7}
+def test_the_example_rule_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
+    rule = re.search(r"```python\n(# nearest.py.*?)```", README, re.DOTALL)
+    settings = re.search(r"```toml\n(# mine.toml.*?)```", README, re.DOTALL)
+    (tmp_path / "nearest.py").write_text(rule[1])
+    (tmp_path / "mine.toml").write_text(settings[1])
+    small = ["data.dataset='synthetic'", "data.clients=10", "train.local_epochs=1", "model.name='mlp'", "rounds=1"]
+    options = [word for setting in small for word in ("--set", setting)]
+    assert cli.main(["run", str(tmp_path / "mine.toml"), "--output", str(tmp_path), *options]) == 0
+    with RunFile(tmp_path / "mine/mine.h5") as record:
+        assert record.config["aggregator"]["keep"] == 0.7
+        assert record.read("rounds/selected").sum() == 7
 
 
 def test_every_named_plugin_exists():

@@ -76,8 +76,7 @@ def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
     try:
         if rows.n == 0:
             raise TooFewRows("no finite rows")
-        decision = rule(rows, context)
-        _check(decision, rows)
+        decision = _checked(rule(rows, context), rows)
     except TooFewRows:
         if not lost:
             raise
@@ -102,20 +101,29 @@ def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
     )
 
 
-def _check(decision: Decision, rows: Updates) -> None:
-    """Hold a rule to its contract: a plugin's mistake must not end up as evidence."""
+def _checked(decision: Decision, rows: Updates) -> Decision:
+    """Hold a rule to its contract and make its numbers float64: a plugin's mistake must not end up as evidence."""
     if not isinstance(decision, Decision):
         raise ValueError(f"the rule returned {type(decision).__name__}, not a Decision")
-    of_rows = {"weights": decision.weights, "trust": decision.trust, "selected": decision.selected}
-    if decision.scale is not None:
-        of_rows["scale"] = decision.scale
-    for name, values in of_rows.items():
-        if np.shape(values) != (rows.n,):
-            raise ValueError(f"the rule's {name} has shape {np.shape(values)}, not ({rows.n},)")
+    scale = np.ones(rows.n) if decision.scale is None else np.asarray(decision.scale, np.float64)
+    decision = replace(
+        decision,
+        weights=np.asarray(decision.weights, np.float64),
+        trust=np.asarray(decision.trust, np.float64),
+        selected=np.asarray(decision.selected),
+        scale=scale,
+    )
+    for name in ("weights", "trust", "selected", "scale"):
+        shape = getattr(decision, name).shape
+        if shape != (rows.n,):
+            raise ValueError(f"the rule's {name} has shape {shape}, not ({rows.n},)")
     total = decision.weights.sum()
     if not (decision.weights >= 0).all() or not (total == 0 or abs(total - 1) < 1e-6):
         raise ValueError(f"the rule's weights must be shares, not negative and with sum 1 or all 0: {decision.weights}")
+    if not np.isfinite(scale).all():
+        raise ValueError(f"the rule's scale must be finite: {scale}")
     if decision.selected.dtype != bool:
         raise ValueError(f"the rule's selected must be bool, not {decision.selected.dtype}")
     if decision.update is not None and (decision.update.shape != (rows.d,) or decision.update.dtype != np.float32):
         raise ValueError(f"the rule's update must be float32 of shape ({rows.d},)")
+    return decision

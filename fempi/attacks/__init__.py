@@ -7,7 +7,7 @@ round, who is malicious, and the current model.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from fempi.algebra import Bool, Float32, Int64
 
 if TYPE_CHECKING:  # rows are numpy's; only an attack on the data touches torch
     from torch import Tensor
+
+Array = TypeVar("Array", bound="np.ndarray[Any, Any]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +63,18 @@ class Attack:
 def poison(attack: Attack, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
     """Return the (k, d) float32 rows that the malicious clients send; ValueError if the attack returns anything else.
 
-    The attack is given read-only views: what honest clients send is theirs.
+    The attack is given read-only views: what honest clients send, and who is who, is not its to change.
     """
-    seen, params = updates.view(), knowledge.params.view()
-    seen.flags.writeable = params.flags.writeable = False
-    with np.errstate(over="ignore", invalid="ignore"):  # an attacker may send what it likes
-        sent = attack.poison_updates(seen, malicious, replace(knowledge, params=params))
     expected = (int(malicious.sum()), updates.shape[1])
+    seen = replace(knowledge, params=_read_only(knowledge.params), clients=_read_only(knowledge.clients))
+    with np.errstate(over="ignore", invalid="ignore"):  # an attacker may send what it likes
+        sent = attack.poison_updates(_read_only(updates), _read_only(malicious), seen)
     if sent.shape != expected or sent.dtype != np.float32:
         raise ValueError(f"poison_updates returned {sent.dtype} of shape {sent.shape}, not float32 of {expected}")
     return sent
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view

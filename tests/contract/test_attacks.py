@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fempi import registry
 from fempi.algebra import Float32
-from fempi.attacks import Attack, Knowledge
+from fempi.attacks import Attack, Knowledge, poison
 from fempi.rng import stream
 
 N, D, K = 9, 40, 10
@@ -103,3 +103,16 @@ def test_success_is_a_share_or_nan(name: str) -> None:
         success = attack_of(name).success(confusion)
         assert isinstance(success, float)
         assert np.isnan(success) or 0 <= success <= 1
+
+
+@pytest.mark.parametrize("target", ["clients", "malicious", "params"])
+def test_what_the_adversary_knows_is_not_its_to_change(target):
+    class Forger(Attack):
+        def poison_updates(self, updates, malicious, knowledge):
+            array = malicious if target == "malicious" else getattr(knowledge, target)
+            array[:] = 0
+            return updates[malicious]
+
+    knowledge = Knowledge(round=1, clients=np.arange(3), params=np.ones(4, np.float32), rng=stream(0, "x"))
+    with pytest.raises(ValueError, match="read-only"):
+        poison(Forger(), np.ones((3, 4), np.float32), np.array([True, False, True]), knowledge)
