@@ -116,12 +116,12 @@ def test_a_good_file_passes(written, tmp_path):
 )
 def test_a_bad_file_fails_and_says_why(written, tmp_path, body, said):
     with pytest.raises(AssertionError, match=said):
-        check_under_mpirun(written(body), 2, tmp_path, test_timeout=2, job_timeout=40)
+        check_under_mpirun(written(body), 2, tmp_path, test_timeout=3 if body == DEADLOCK else 30, job_timeout=60)
 
 
 def test_a_hang_outside_any_test_is_ended_by_the_outer_limit(written, tmp_path):
     with pytest.raises(AssertionError, match="on 2 ranks: timeout"):
-        check_under_mpirun(written(ASLEEP_AT_IMPORT), 2, tmp_path, test_timeout=1, job_timeout=2)
+        check_under_mpirun(written(ASLEEP_AT_IMPORT), 2, tmp_path, test_timeout=1, job_timeout=8)
 
 
 def test_ranks_do_not_outlive_a_killed_launcher():
