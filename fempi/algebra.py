@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 Int64 = NDArray[np.int64]
+Array = TypeVar("Array", bound="NDArray[Any]")
 
 BLOCK = 1 << 14
 """Columns in a block. Part of the definition of a run's bits: another width rounds differently."""
@@ -51,8 +53,7 @@ class Updates:
         updates.n = len(gram) - 1
         updates.d = 0
         updates.__dict__["has_reference"] = has_reference
-        updates.__dict__["full_gram"] = gram.view()
-        updates.full_gram.flags.writeable = False
+        updates.__dict__["full_gram"] = read_only(gram)
         updates.__dict__["finite"] = np.isfinite(np.diagonal(gram)[:-1])
         return updates
 
@@ -73,8 +74,7 @@ class Updates:
         known = np.flatnonzero(np.isfinite([_magnitude(row) for row in rows]))
         gram = np.full((self.n + 1, self.n + 1), np.nan)
         gram[np.ix_(known, known)] = _inner_products([rows[i] for i in known], self.d)
-        gram.flags.writeable = False  # it is recorded after the rule has seen it
-        return gram
+        return read_only(gram)  # it is recorded after the rule has seen it
 
     @property
     def gram(self) -> Float64:
@@ -123,6 +123,13 @@ class Updates:
                 for columns, block in used.blocks():
                     out[columns] = weights[weights != 0] @ block.astype(np.float64)
         return out
+
+
+def read_only(array: Array) -> Array:
+    """Return a view that refuses to be written to: evidence may be shown to plugins, not changed by them."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def distances(gram: Float64) -> Float64:

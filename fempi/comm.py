@@ -67,6 +67,11 @@ class Comm:
         """A short text from every rank, on every rank."""
         return self._mpi.allgather(facts)
 
+    def agree(self, facts: str, otherwise: str) -> None:
+        """Raise `Refused(otherwise)` on every rank unless all say the same."""
+        if len(set(self.describe(facts))) > 1:
+            raise Refused(otherwise)
+
     def together(self, work: Callable[[], T]) -> T:
         """Do the same on every rank; a FempiError on any of them becomes one `Refused` on all."""
         said, result = "", None

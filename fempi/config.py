@@ -17,7 +17,8 @@ from fempi.errors import FempiError
 Document = dict[str, Any]
 NAME = r"[A-Za-z0-9][A-Za-z0-9._=+-]*"
 """What may name a run, and so a file"""
-FileName = Annotated[str, Field(pattern=f"^{NAME}$", max_length=120)]
+NAME_LENGTH = 120
+FileName = Annotated[str, Field(pattern=f"^{NAME}$", max_length=NAME_LENGTH)]
 
 
 class Section(BaseModel):

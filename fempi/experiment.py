@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fempi import registry
-from fempi.config import NAME, PLUGINS, SECTIONS, Config, ConfigError, Document, resolve
+from fempi.config import NAME, NAME_LENGTH, PLUGINS, SECTIONS, Config, ConfigError, Document, resolve
 from fempi.errors import FempiError
 
 
@@ -91,7 +91,7 @@ def parse(
 
 def _load_plugins(document: Document, settings: Mapping[str, Any], folder: Path, problems: list[str]) -> list[str]:
     """Load the plugin files, first of all, since they decide which names are right; return the sums of their texts."""
-    plugins = settings.get("plugins", document.get("plugins", {}))
+    plugins = document.get("plugins", {})
     files = settings.get("plugins.files", plugins.get("files", []) if isinstance(plugins, dict) else [])
     if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
         return []  # said by the section's own check
@@ -135,10 +135,7 @@ def _overridden(arms: list[Document], base: Document, settings: Mapping[str, Any
         own, label = _flat(table.get("set", {})), str(table["name"])
         for kind, (section, key) in PLUGINS.items():
             if f"{section}.{key}" in settings:
-                of_base = base.get(section, {})
-                default = SECTIONS[section].model_fields[key].default
-                before = of_base.get(key, default) if isinstance(of_base, dict) else default
-                before = own.get(f"{section}.{key}", before)
+                before = own.get(f"{section}.{key}", _chosen(base, section, key))
                 if before != settings[f"{section}.{key}"]:
                     for name in _parameter_names(kind, before):
                         own.pop(f"{section}.{name}", None)
@@ -159,7 +156,7 @@ def _tables(arms: Any, problems: list[str]) -> list[Document]:
         problems += [f"arm {number}: unknown key {key!r}{registry.nearest(key, ['name', 'set'])}" for key in unknown]
         if not isinstance(table.get("name"), str):
             problems.append(f"arm {number}: needs a name")
-        elif not re.fullmatch(NAME, table["name"]) or len(table["name"]) > 120:
+        elif not re.fullmatch(NAME, table["name"]) or len(table["name"]) > NAME_LENGTH:
             problems.append(f"arm {number}: name: use letters, digits and . _ = + -, not {table['name']!r}")
         if not isinstance(table.get("set", {}), dict):
             problems.append(f"arm {number}: set must be a table")
@@ -211,13 +208,10 @@ def _changed(document: Document, settings: Mapping[str, Any]) -> Document:
     """
     document = {k: dict(v) if isinstance(v, dict) else v for k, v in document.items()}
     for kind, (section, key) in PLUGINS.items():
-        chosen = settings.get(f"{section}.{key}")
-        table = document.get(section, {})
-        default = SECTIONS[section].model_fields[key].default
-        if chosen is None or not isinstance(table, dict) or chosen == table.get(key, default):
-            continue
-        for name in _parameter_names(kind, table.get(key, default)):
-            table.pop(name, None)
+        before, table = _chosen(document, section, key), document.get(section)
+        if isinstance(table, dict) and settings.get(f"{section}.{key}", before) != before:
+            for name in _parameter_names(kind, before):
+                table.pop(name, None)
     for dotted, value in settings.items():
         head, dot, last = dotted.rpartition(".")
         if head.count("."):
@@ -230,6 +224,12 @@ def _changed(document: Document, settings: Mapping[str, Any]) -> Document:
             raise FempiError(f"{dotted}: {head} is not a table")
         table[last] = value
     return document
+
+
+def _chosen(document: Document, section: str, key: str) -> Any:
+    """Return the name of the plugin that a document chooses, or the default one's."""
+    table, default = document.get(section), SECTIONS[section].model_fields[key].default
+    return table.get(key, default) if isinstance(table, dict) else default
 
 
 def _parameter_names(kind: str, name: Any) -> list[str]:

@@ -8,6 +8,7 @@ under `[plugins]`, is being registered.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -133,6 +134,7 @@ def load_file(path: Path) -> str:
     return digest
 
 
+@functools.cache
 def _discover(kind: str) -> None:
     package = importlib.import_module(KINDS[kind])
     for module in pkgutil.iter_modules(getattr(package, "__path__", ())):

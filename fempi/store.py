@@ -122,7 +122,7 @@ def pack(folder: Path, target: Path) -> None:
     """
     with RunFile(folder) as run:
         layout, rounds = run.layout, run.rounds_completed
-        there = len(list(folder.glob(round_name(run.run_id, 0).replace("000000", "*"))))
+        there = len(list(folder.glob(f"round-{run.run_id}-*.h5")))
         if there > rounds:
             raise FempiError(f"{folder} lacks round {rounds + 1}, but has later ones; it is not as it was left")
         attributes = {
@@ -259,10 +259,16 @@ class RunFile:
 
     def read(self, path: str) -> np.ndarray:
         """Read a small dataset of the committed rounds; booleans as such."""
-        lengths = {"round": self.rounds_completed, "evaluation": self.evaluations_completed}
         dataset = self[path]
+        match dataset.dims[0].label:
+            case "round":
+                length: int | None = self.rounds_completed
+            case "evaluation":
+                length = self.evaluations_completed
+            case _:
+                length = None
         try:
-            values: np.ndarray = dataset[: lengths.get(dataset.dims[0].label)]
+            values: np.ndarray = dataset[:length]
         except OSError as error:
             raise FempiError(f"{path} of {self.path} cannot be read: {error}") from error
         return values.astype(bool) if dataset.attrs.get("dtype") == "bool" else values

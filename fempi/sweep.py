@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from fempi import store
-from fempi.comm import Comm, Refused, Watchdog
+from fempi.comm import Comm, Watchdog
 from fempi.config import Config
 from fempi.errors import FempiError
 from fempi.placement import Placement
@@ -49,8 +49,10 @@ def run_all(configs: Sequence[Config], comm: Comm, options: Options, reporter: R
     settings, records in the way, a disk too small.
     """
     with Watchdog(options.watchdog_seconds) as watchdog:
-        if len(set(comm.describe(" ".join(config.hash for config in configs)))) > 1:
-            raise Refused("the ranks have read different configurations or plugin files; are they all on one disk?")
+        comm.agree(
+            " ".join(config.hash for config in configs),
+            otherwise="the ranks have read different configurations or plugin files; are they all on one disk?",
+        )
         sizes = comm.together(lambda: _try_all(configs, options, comm.size, watchdog))
         found = comm.from_root(lambda: _plan(configs, sizes, options))
         if comm.is_root:
@@ -70,10 +72,10 @@ def _make(config: Config, comm: Comm, options: Options, reporter: Reporter, watc
     folder = folder_of(target_of(config, options.output))
     watchdog.pat()
     problem = prepare(config, options.data_root, options.device)
-    if len(set(comm.describe(problem.digest))) > 1:
-        raise Refused(
-            "the ranks have built different problems: is the data the same on every host, or is a plugin random?"
-        )
+    comm.agree(
+        problem.digest,
+        otherwise="the ranks have built different problems: is the data the same on every host, or is a plugin random?",
+    )
     if comm.is_root:
         if folder.exists():
             store.remove(folder)

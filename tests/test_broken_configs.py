@@ -6,7 +6,7 @@ import sys
 import pytest
 from launch import run_ranks
 
-from fempi import cli, registry
+from fempi import cli
 
 GOOD = {
     "name": '"x"',
@@ -192,12 +192,7 @@ WRONGLY_STARTED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def own_registry(monkeypatch):
-    """What a test registers goes with it."""
-    for kind in registry.KINDS:
-        registry.names(kind)
-    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 @pytest.fixture

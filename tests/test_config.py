@@ -2,7 +2,6 @@
 
 import pytest
 
-from fempi import registry
 from fempi.config import Config, ConfigError
 from fempi.experiment import load, parse
 
@@ -52,12 +51,7 @@ CHANGES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def own_registry(monkeypatch):
-    """What a test registers goes with it."""
-    for kind in registry.KINDS:
-        registry.names(kind)
-    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 @pytest.fixture

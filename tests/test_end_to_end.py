@@ -238,14 +238,7 @@ def test_a_second_run_on_another_number_of_ranks_keeps_what_is_finished(jobs, ca
 
 
 @pytest.fixture
-def own_registry(monkeypatch):
-    for kind in registry.KINDS:
-        registry.names(kind)
-    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, own_registry):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, SMALL)
     return tmp_path

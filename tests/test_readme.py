@@ -29,8 +29,7 @@ def test_the_example_configuration_is_valid():
     assert [run.label for run in runs] == ["clean+seed=1", "clean+seed=2", "clean+seed=3"]
 
 
-def test_the_example_rule_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
+def test_the_example_rule_runs(tmp_path, own_registry):
     rule = re.search(r"```python\n(# nearest.py.*?)```", README, re.DOTALL)
     settings = re.search(r"```toml\n(# mine.toml.*?)```", README, re.DOTALL)
     (tmp_path / "nearest.py").write_text(rule[1])

@@ -21,9 +21,8 @@ def rule(updates, context, *, strength: float, steps: int = 3, mode: str = "slow
 
 
 @pytest.fixture
-def plugin_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def plugin_file(tmp_path: Path, own_registry: None) -> Path:
     """A user's plugin file; what it registers is forgotten after the test, for other tests list all plugins."""
-    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN.format(name="do_nothing"))
     return path

@@ -81,10 +81,11 @@ def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
         if not lost:
             raise
         nothing = np.zeros(rows.n)
-        decision = Decision(weights=nothing, trust=nothing, selected=np.zeros(rows.n, bool), state=context.state)
+        zero = Decision(weights=nothing, trust=nothing, selected=np.zeros(rows.n, bool), state=context.state)
+        decision = _checked(zero, rows)
 
-    scale = np.ones(rows.n) if decision.scale is None else decision.scale
-    update = rows.combine(decision.weights * scale) if decision.update is None else decision.update
+    assert decision.scale is not None, "_checked fills it in"
+    update = rows.combine(decision.weights * decision.scale) if decision.update is None else decision.update
 
     def spread(values: np.ndarray, otherwise: float) -> np.ndarray:
         out = np.full(updates.n, otherwise, values.dtype)
@@ -95,14 +96,17 @@ def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
         weights=spread(decision.weights, 0),
         trust=spread(decision.trust, np.nan),
         selected=spread(decision.selected, False),
-        scale=spread(scale, 1),
+        scale=spread(decision.scale, 1),
         update=update,
         state=decision.state,
     )
 
 
 def _checked(decision: Decision, rows: Updates) -> Decision:
-    """Hold a rule to its contract and make its numbers float64: a plugin's mistake must not end up as evidence."""
+    """Hold a rule to its contract, fill in the scale, and make its numbers float64.
+
+    A plugin's mistake must not end up as evidence.
+    """
     if not isinstance(decision, Decision):
         raise ValueError(f"the rule returned {type(decision).__name__}, not a Decision")
     scale = np.ones(rows.n) if decision.scale is None else np.asarray(decision.scale, np.float64)

@@ -7,16 +7,14 @@ round, who is malicious, and the current model.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fempi.algebra import Bool, Float32, Int64
+from fempi.algebra import Bool, Float32, Int64, read_only
 
 if TYPE_CHECKING:  # rows are numpy's; only an attack on the data touches torch
     from torch import Tensor
-
-Array = TypeVar("Array", bound="np.ndarray[Any, Any]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +64,9 @@ def poison(attack: Attack, updates: Float32, malicious: Bool, knowledge: Knowled
     The attack is given read-only views: what honest clients send, and who is who, is not its to change.
     """
     expected = (int(malicious.sum()), updates.shape[1])
-    seen = replace(knowledge, params=_read_only(knowledge.params), clients=_read_only(knowledge.clients))
+    seen = replace(knowledge, params=read_only(knowledge.params), clients=read_only(knowledge.clients))
     with np.errstate(over="ignore", invalid="ignore"):  # an attacker may send what it likes
-        sent = attack.poison_updates(_read_only(updates), _read_only(malicious), seen)
+        sent = attack.poison_updates(read_only(updates), read_only(malicious), seen)
     if sent.shape != expected or sent.dtype != np.float32:
         raise ValueError(f"poison_updates returned {sent.dtype} of shape {sent.shape}, not float32 of {expected}")
     return sent
-
-
-def _read_only(array: Array) -> Array:
-    view = array.view()
-    view.flags.writeable = False
-    return view
