@@ -10,7 +10,7 @@ from fempi.attacks import Attack, Knowledge, honest
 from fempi.datasets import Dataset
 from fempi.errors import FempiError
 from fempi.registry import register
-from fempi.store import RunFile
+from fempi.runfile import RunFile
 
 __version__ = "0.1.0"
 

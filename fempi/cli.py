@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fempi import __version__, launcher
 from fempi.errors import FempiError
+
+if TYPE_CHECKING:
+    from fempi.comm import Comm
+    from fempi.config import Config
 
 DATA_ROOT = Path(os.environ.get("FEMPI_DATA", "data"))
 
@@ -19,9 +24,9 @@ DATA_ROOT = Path(os.environ.get("FEMPI_DATA", "data"))
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status: 2 for what the user can mend, said in one message."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    alone = arguments[:1] != ["run"] or "--help" in arguments
+    alone = arguments[:1] not in (["run"], ["resume"]) or "--help" in arguments
     if alone and not launcher.is_first():
-        return 0  # only `run` is work for many ranks
+        return 0  # there is no work for many ranks
     status = _command(arguments)
     if status and not launcher.is_first():
         time.sleep(1)  # a launcher ends the job at the first rank that fails, perhaps before rank 0 has spoken
@@ -53,6 +58,27 @@ def commands() -> None:
     """Benchmark Byzantine-robust federated learning under MPI, and keep the evidence."""
 
 
+def _how_to_run(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the options that say how to run, none of which changes a result."""
+    for option in (
+        click.option("--checkpoint-every", type=click.IntRange(1), default=1, show_default=True, help="Rounds."),
+        click.option(
+            "--watchdog",
+            type=click.IntRange(1, 10**6),
+            default=3600,
+            show_default=True,
+            help="Seconds a round may take.",
+        ),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        click.option("--placement", type=click.Choice(["balanced", "pinned"]), default="balanced", show_default=True),
+        click.option(
+            "--data", type=click.Path(path_type=Path), default=DATA_ROOT, show_default=True, help="Datasets are here."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @commands.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--arm", metavar="NAME", help="Make only the runs of this arm.")
@@ -60,45 +86,67 @@ def commands() -> None:
 @click.option(
     "--output", type=click.Path(path_type=Path), default="results", show_default=True, help="Records go here."
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), default=DATA_ROOT, show_default=True, help="Datasets are here."
-)
 @click.option("--force", is_flag=True, help="Replace records that are in the way.")
-@click.option("--placement", type=click.Choice(["balanced", "pinned"]), default="balanced", show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--watchdog", type=click.IntRange(1, 10**6), default=3600, show_default=True, help="Seconds a round may take."
-)
-def run(config: Path, arm: str | None, overrides: tuple[str, ...], watchdog: int, **options: Any) -> int:
-    """Make the runs of a configuration file, under mpirun or alone."""
-    from fempi import comm as mpi
+@_how_to_run
+def run(config: Path, arm: str | None, overrides: tuple[str, ...], output: Path, force: bool, **how: Any) -> int:
+    """Make the runs of a configuration file, or go on with them, under mpirun or alone."""
+    from fempi import experiment
 
-    def on_every_rank(comm: mpi.Comm) -> int:
-        from fempi import experiment, sweep
+    return _make(lambda: experiment.load(config, overrides=overrides, arm=arm), how, output=output, force=force)
+
+
+@commands.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--allow-plugins", is_flag=True, help="Run the plugin code that the folder holds.")
+@_how_to_run
+def resume(folder: Path, allow_plugins: bool, **how: Any) -> int:
+    """Go on with a run that was cut short, under mpirun or alone; its folder is all that is needed."""
+    from fempi import resume, runfile
+
+    folder = folder.absolute()
+    return _make(
+        lambda: [resume.config_of(folder, allow_plugins=allow_plugins)],
+        how,
+        output=folder.parent,
+        target=runfile.target_of(folder),
+    )
+
+
+def _make(load: Callable[[], list[Config]], how: Mapping[str, Any], *, output: Path, **options: Any) -> int:
+    """Make runs on all ranks together."""
+    from fempi.signals import STATUS, Stop
+
+    def on_every_rank(comm: Comm) -> int:
+        from fempi import sweep
         from fempi.display import Display
         from fempi.progress import Reporter
 
-        configs = comm.together(lambda: experiment.load(config, overrides=overrides, arm=arm))
-        device, threads = comm.together(lambda: (_device(options["device"], comm.local_rank), _threads()))
+        configs = comm.together(load)
+        device, threads = comm.together(lambda: (_device(how["device"], comm.local_rank), _threads()))
         shown = Display(comm.size) if comm.is_root else Reporter()
         with threads:
             records = sweep.run_all(
                 configs,
                 comm,
                 sweep.Options(
-                    output=options["output"],
-                    data_root=options["data"],
+                    output=output,
+                    data_root=how["data"],
                     device=device,
-                    placement=options["placement"],
-                    force=options["force"],
-                    watchdog_seconds=watchdog,
+                    placement=how["placement"],
+                    watchdog_seconds=how["watchdog"],
+                    checkpoint_every=how["checkpoint_every"],
+                    **options,
                 ),
                 shown,
+                stop,
             )
-        shown.finished(records)
-        return 0
+        shown.finished([record for record in records if record is not None])
+        return 0 if all(records) else STATUS
 
-    return mpi.launch(on_every_rank)
+    with Stop() as stop:  # from here on, also while MPI and torch are loaded
+        from fempi import comm as mpi
+
+        return mpi.launch(on_every_rank)
 
 
 @commands.command()

@@ -6,19 +6,19 @@ Arrays travel as buffers, never pickled. Whatever goes wrong on one rank ends th
 from __future__ import annotations
 
 import ctypes
-import faulthandler
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from fempi import launcher
+from fempi import launcher, signals
 from fempi.algebra import Float32, Int64
 from fempi.errors import FempiError
+from fempi.signals import Interrupted
 
 try:
     from mpi4py import MPI
@@ -62,6 +62,10 @@ class Comm:
         stacked = np.zeros((self.size, *array.shape), array.dtype)
         self._mpi.Gather(array, stacked if self.is_root else None, root=0)
         return stacked
+
+    def largest(self, number: int) -> int:
+        """The largest number that any rank says, on every rank."""
+        return int(self._mpi.allreduce(number, op=MPI.MAX))
 
     def describe(self, facts: str) -> list[str]:
         """A short text from every rank, on every rank."""
@@ -144,47 +148,21 @@ class RowGather:
 def launch(main: Callable[[Comm], int]) -> int:
     """Run `main` on every rank and return the exit status.
 
-    What the user can mend, said by all ranks together (`Refused`), ends with one message and status 2. Any other
-    exception, on any rank, is printed with its rank and aborts the whole job.
+    What the user can mend, said by all ranks together (`Refused`), ends with one message and status 2, a stop that all
+    have agreed on with status 75. Any other exception, on any rank, is printed with its rank and aborts the whole job.
     """
     try:
         _check_world()
         _die_with_the_launcher()
         comm = Comm(MPI.COMM_WORLD)
         status = main(comm)
-    except Refused as error:
+    except (Refused, Interrupted) as error:
         if MPI.COMM_WORLD.rank == 0:
             print(f"fempi: {error}", file=sys.stderr, flush=True)
-        return 2
+        return 2 if isinstance(error, Refused) else signals.STATUS
     except BaseException as error:
         return _abort(error)
     return status
-
-
-class Watchdog:
-    """Ends this rank, and so the job, if it is not patted for some seconds, and prints where it was.
-
-    The timer is a C thread, so it also fires while a rank is blocked inside MPI, waiting for one that is gone. Use it
-    in a `with` statement.
-    """
-
-    def __init__(self, seconds: int) -> None:
-        self._seconds = seconds
-
-    def pat(self) -> None:
-        """Start anew."""
-        faulthandler.dump_traceback_later(self._seconds, exit=True)
-
-    def rest(self) -> None:
-        """Do nothing until the next pat."""
-        faulthandler.cancel_dump_traceback_later()
-
-    def __enter__(self) -> Self:
-        self.pat()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.rest()
 
 
 def library() -> str:
@@ -221,12 +199,8 @@ def _abort(error: BaseException) -> int:
     status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 0
     if world.rank:
         time.sleep(1)  # a fault that hits every rank is printed by rank 0, whose abort ends the others here
-    if isinstance(error, KeyboardInterrupt):
-        print("fempi: interrupted; the committed rounds are safe", file=sys.stderr, flush=True)
-        status = 130
-    else:
-        text = "".join(traceback.format_exception(error)).rstrip()
-        print(f"fempi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
+    text = "".join(traceback.format_exception(error)).rstrip()
+    print(f"fempi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
     status = status or 1  # a rank that leaves early, even with 0, leaves the others waiting
     if world.size > 1:
         world.Abort(status)

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 import torch
 
 import fempi
 from fempi import comm as mpi
+from fempi import registry
 from fempi.comm import Comm
 from fempi.problem import Problem
 from fempi.schema import Layout
-from fempi.store import Arrays
+from fempi.store import Arrays, Description
 
 
 def layout_of(problem: Problem, ranks: int) -> Layout:
@@ -32,8 +34,9 @@ def layout_of(problem: Problem, ranks: int) -> Layout:
             "client": config.data.clients,
             "class": problem.images.num_classes,
             "layer": len(problem.model.layers),
-            "rank": ranks,
+            "plugin": len(config.plugins.files),
         },
+        launches=[[1, ranks]],
         evaluate_every=config.evaluation.every,
         updates=config.record.updates,
         every=config.record.every,
@@ -52,8 +55,14 @@ def expected_bytes(problem: Problem, ranks: int) -> int:
     return layout.nbytes(malicious_rows)
 
 
-def attributes(problem: Problem) -> dict[str, Any]:
-    """Return what the record says of when and with what it was made."""
+def describe(problem: Problem, comm: Comm) -> Description:
+    """Return what the record of a run that begins now says of it; all ranks must call it, to say where they are."""
+    return Description(
+        layout=layout_of(problem, comm.size), attributes=_attributes(problem), static=_static(problem, comm)
+    )
+
+
+def _attributes(problem: Problem) -> dict[str, Any]:
     config = problem.config
     libraries = ("torch", "numpy", "scikit-learn", "dp-accounting", "mpi4py", "h5py")
     return {
@@ -61,8 +70,9 @@ def attributes(problem: Problem) -> dict[str, Any]:
         "config": config.to_toml(),
         "config_hash": config.hash,
         "seed": config.seed,
+        "problem": problem.digest,
         "noise_std": problem.mechanism.noise_std if problem.mechanism is not None else 0.0,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": _now(),
         "git_commit": _git_commit(),
         "python_version": platform.python_version(),
         **{f"{name.replace('-', '_')}_version": importlib.metadata.version(name) for name in libraries},
@@ -70,8 +80,7 @@ def attributes(problem: Problem) -> dict[str, Any]:
     }
 
 
-def static(problem: Problem, comm: Comm) -> Arrays:
-    """Return what does not change in a run; all ranks must call it, to say where they are."""
+def _static(problem: Problem, comm: Comm) -> Arrays:
     device = str(problem.model.device)
     if problem.model.device.type == "cuda":
         device = f"{device} {torch.cuda.get_device_name(problem.model.device)}"
@@ -83,14 +92,38 @@ def static(problem: Problem, comm: Comm) -> Arrays:
         "layers/name": np.array([layer.name for layer in layers], dtype=object),
         "layers/shape": np.array([str(list(layer.shape)) for layer in layers], dtype=object),
         "layers/offset": np.array([layer.offset for layer in layers]),
-        "ranks/host": np.array(comm.describe(comm.host), dtype=object),
-        "ranks/device": np.array(comm.describe(device), dtype=object),
-        "ranks/threads": np.array([int(n) for n in comm.describe(str(torch.get_num_threads()))]),
+        "launches/first_round": np.array([1]),
+        "launches/ranks": np.array([comm.size]),
+        "launches/started": np.array([_now()], dtype=object),
+        "launches/software": np.array([software()], dtype=object),
+        "ranks/host": np.array([comm.describe(comm.host)], dtype=object),
+        "ranks/device": np.array([comm.describe(device)], dtype=object),
+        "ranks/threads": np.array([[int(n) for n in comm.describe(str(torch.get_num_threads()))]]),
     }
+    if files := problem.config.plugins.files:
+        facts["plugins/file"] = np.array(files, dtype=object)
+        facts["plugins/source"] = np.array(
+            [registry.source(digest) for digest in problem.config.plugins.sha256], dtype=object
+        )
     if problem.config.evaluation.per_client:
         owners = problem.test_owner[problem.test_owner >= 0]
         facts["clients/num_test_examples"] = np.bincount(owners, minlength=problem.config.data.clients)
     return facts
+
+
+def software() -> str:
+    """Return what computes here, as far as the last bits of a result may depend on it, with versions."""
+    blas = {
+        f"{pool['internal_api']} {pool['version']}" + (f" ({pool['architecture']})" if "architecture" in pool else "")
+        for pool in threadpoolctl.threadpool_info()
+        if pool["user_api"] == "blas"
+    }
+    named = [f"fempi {fempi.__version__}", f"torch {torch.__version__}", f"numpy {np.__version__}", *sorted(blas)]
+    return ", ".join([*named, platform.machine()])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @cache

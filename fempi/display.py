@@ -19,8 +19,8 @@ from fempi import catalogue, launcher, registry
 from fempi.config import Config
 from fempi.matrix import matrices
 from fempi.progress import Progress, Reporter
+from fempi.runfile import RunFile
 from fempi.schema import PHASES
-from fempi.store import RunFile
 from fempi.summary import duration, summarize, tables
 
 LINES_PER_RUN = 10
@@ -48,13 +48,19 @@ class Display(Reporter):
         self._skipped.append(f"{config.label} was skipped: {reason}")
         self._say(self._skipped[-1])
 
-    def started(self, config: Config) -> None:
+    def left(self, config: Config, holder: str) -> None:
+        """Announce that another job is at a run, to be said again after the results."""
+        self._skipped.append(f"{config.label} is left to {holder}")
+        self._say(self._skipped[-1])
+
+    def started(self, config: Config, done: int) -> None:
         """Begin a run's bar, or say what it is."""
         self._label, self._rate, self._accuracy, self._began = config.label, 0.0, "", time.monotonic()
         self._cohort = config.train.cohort
         if not self._console.is_terminal:
             ranks = "1 rank" if self._ranks == 1 else f"{self._ranks} ranks"
-            self._say(f"{config.label}: {config.rounds} rounds of {config.train.cohort} clients on {ranks}")
+            since = f", going on after round {done}" if done else ""
+            self._say(f"{config.label}: {config.rounds} rounds of {config.train.cohort} clients on {ranks}{since}")
             return
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -65,18 +71,18 @@ class Display(Reporter):
             console=self._console,
         )
         self._bar.start()
-        self._task = self._bar.add_task(config.label, total=config.rounds, facts="")
+        self._task = self._bar.add_task(config.label, total=config.rounds, completed=done, facts="")
 
     def progressed(self, progress: Progress) -> None:
         """Move the bar, or print a line if it is time for one."""
         elapsed = time.monotonic() - self._began
         if progress.accuracy is not None:
             self._accuracy = f"accuracy {progress.accuracy:.4f}"
-        facts = f"{self._accuracy}  {self._cohort * progress.round / elapsed:.3g} clients/s"
+        facts = f"{self._accuracy}  {self._cohort * progress.made / elapsed:.3g} clients/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=progress.round, facts=facts)
         elif progress.round % max(1, progress.rounds // LINES_PER_RUN) == 0 or progress.round == progress.rounds:
-            left = duration(elapsed / progress.round * (progress.rounds - progress.round))
+            left = duration(elapsed / progress.made * (progress.rounds - progress.round))
             self._say(f"{self._label}: round {progress.round}/{progress.rounds}  {facts}  {left} left")
 
     def stopped(self) -> None:
@@ -151,12 +157,9 @@ def info(path: Path) -> None:
         config = record.config
         commit = facts["git_commit"][:12] + ("+" if facts["git_commit"].endswith("+") else "")
         mpi_library = facts["mpi_library"].partition(",")[0]
-        ended = record.status
-        if record.is_folder and ended == "running":
-            ended = "running, or cut short"
         lines = {
             "record": f"{config['name']}/{config['label']} in {path}",
-            "status": f"{ended}; {record.rounds_completed} of {record.rounds} rounds",
+            "status": f"{_status(record)}; {record.rounds_completed} of {record.rounds} rounds",
             "made": f"{facts['created']} by fempi {facts['fempi_version']} {commit}".rstrip(),
             "with": f"torch {facts['torch_version']}, numpy {facts['numpy_version']}, {mpi_library}",
             "ranks": _ranks(record),
@@ -176,6 +179,16 @@ def info(path: Path) -> None:
         out.print(facts["config"].rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
+def _status(record: RunFile) -> str:
+    match record.status:
+        case "running":
+            return f"running ({record.holder})"
+        case "interrupted" if record.is_folder:
+            return "interrupted, `fempi resume` goes on"
+        case status:
+            return status
+
+
 def _bytes_on_disk(path: Path) -> int:
     return sum(p.stat().st_size for p in (path.iterdir() if path.is_dir() else [path]))
 
@@ -189,10 +202,16 @@ def _size(nbytes: int) -> str:
 
 
 def _ranks(record: RunFile) -> str:
-    """Name each kind of rank once, with how many there are: 2 x host (cpu)."""
-    places = zip(record["ranks/host"].asstr(), record["ranks/device"].asstr(), strict=True)
-    counts = Counter(f"{host} ({device})" for host, device in places)
-    return ", ".join(f"{count} x {place}" for place, count in counts.items())
+    """Name each kind of rank once, with how many there are: 2 x host (cpu); for each start of the program."""
+    launches = []
+    for hosts, devices in zip(record["ranks/host"].asstr(), record["ranks/device"].asstr(), strict=True):
+        counts = Counter(f"{host} ({device})" for host, device in zip(hosts, devices, strict=True) if device)
+        launches.append(", ".join(f"{count} x {place}" for place, count in counts.items()))
+    firsts = record["launches/first_round"][...]
+    since = [
+        f"{ranks} from round {first}" if first > 1 else ranks for ranks, first in zip(launches, firsts, strict=True)
+    ]
+    return "; ".join(since)
 
 
 def _every(k: int) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 _SIZE = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANK = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 # The most specific come first: under mpirun inside a Slurm job, Slurm's numbers describe mpirun's helper.
+
+_LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted", "orterun", "orted", "mpiexec.hydra", "hydra_pmi_proxy")
 
 
 def world_size() -> int | None:
@@ -22,6 +25,22 @@ def is_first() -> bool:
 def gives_a_terminal() -> bool:
     """Whether ranks are given a pseudo-terminal whatever the launcher's own output is, as Open MPI does."""
     return "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
+def ancestors() -> list[int]:
+    """Process ids of the launcher's processes above this one, the nearest first; Slurm's own are not among them."""
+    found: list[int] = []
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+        except OSError:
+            break
+        if name not in _LAUNCHERS:
+            break
+        found.append(pid)
+        pid = int(rest.split()[1])
+    return found
 
 
 def _first(variables: tuple[str, ...]) -> int | None:

@@ -15,6 +15,8 @@ class Progress:
 
     round: int
     rounds: int
+    made: int
+    """rounds made since the program began, which may have gone on with a run"""
     accuracy: float | None
     """on the test set, if it was tested"""
 
@@ -28,8 +30,11 @@ class Reporter:
     def skipped(self, config: Config, reason: str) -> None:
         """A run is left out, because a plugin cannot work with its settings."""
 
-    def started(self, config: Config) -> None:
-        """A run begins."""
+    def started(self, config: Config, done: int) -> None:
+        """A run begins, or goes on after `done` rounds."""
+
+    def left(self, config: Config, holder: str) -> None:
+        """A run is left to another job, which is described."""
 
     def progressed(self, progress: Progress) -> None:
         """A round is over."""

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib
 import inspect
+import linecache
 import pkgutil
 import sys
 import types
@@ -62,6 +63,7 @@ class Plugin:
 
 _plugins: dict[tuple[str, str], Plugin] = {}
 _loaded: dict[str, str] = {}
+_sources: dict[str, str] = {}
 
 
 def register(kind: str, name: str, *, paper: str = "", needs: tuple[str, ...] = (), cost: str = "") -> Callable[[T], T]:
@@ -114,14 +116,28 @@ def nearest(word: str, known: typing.Iterable[str]) -> str:
 
 def load_file(path: Path) -> str:
     """Import a user's plugin file, which registers what it defines; return the SHA-256 of its text."""
-    for kind in KINDS:
-        _discover(kind)  # so that what is built in is there first
     if not path.is_file():
         raise FempiError(f"no such file: {path}")
     if path.suffix != ".py":
         raise FempiError(f"{path} is not a Python file (.py)")
-    source = path.read_bytes()
-    digest = hashlib.sha256(source).hexdigest()
+    return _load(path.read_bytes(), path)
+
+
+def load_source(text: str, path: Path) -> str:
+    """Load a plugin whose text a record has kept, as if it were in a file at `path`; return its SHA-256."""
+    linecache.cache[str(path.absolute())] = (len(text), None, text.splitlines(keepends=True), str(path))
+    return _load(text.encode(), path)
+
+
+def source(digest: str) -> str:
+    """Return the text of a loaded plugin file, by its SHA-256."""
+    return _sources[digest]
+
+
+def _load(text: bytes, path: Path) -> str:
+    for kind in KINDS:
+        _discover(kind)  # so that what is built in is there first
+    digest = hashlib.sha256(text).hexdigest()
     module_name = f"fempi_plugin_{path.stem}_{hashlib.sha256(bytes(path.resolve())).hexdigest()[:8]}"
     if _loaded.get(module_name) == digest:
         return digest
@@ -130,7 +146,8 @@ def load_file(path: Path) -> str:
     sys.modules[module_name] = module
     try:
         # This very text, and not what Python may have compiled of an earlier one: its cache goes by time and size.
-        exec(compile(source, module.__file__, "exec"), vars(module))
+        exec(compile(text, module.__file__, "exec"), vars(module))
+        _sources[digest] = text.decode()
     except FempiError:
         del sys.modules[module_name]
         raise

@@ -14,16 +14,19 @@ import torch
 
 from fempi import detection, server
 from fempi.aggregators import Context, Decision, State, decide
-from fempi.algebra import Bool, Float32, Int64, Updates
+from fempi.algebra import Bool, Float32, Int64, Updates, read_only
 from fempi.attacks import Knowledge, poison
+from fempi.checkpoint import Checkpoint
 from fempi.comm import Comm, RowGather
-from fempi.description import attributes, layout_of, static
+from fempi.description import describe
+from fempi.errors import FempiError
 from fempi.placement import Placement, place
 from fempi.problem import Problem, Tested
-from fempi.progress import Progress
+from fempi.progress import Progress, Reporter
 from fempi.rng import stream
 from fempi.schema import PHASES
-from fempi.store import Recorder
+from fempi.signals import Interrupted
+from fempi.store import Recorder, open_record
 
 
 def run(
@@ -32,24 +35,44 @@ def run(
     folder: Path,
     *,
     placement: Placement = "balanced",
+    checkpoint_every: int = 1,
     step: Callable[[], None] = lambda: None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    reporter: Reporter | None = None,
 ) -> None:
-    """Run all rounds and record them in `folder`, which must not exist. Every rank calls this with equal arguments.
+    """Run all rounds that `folder` lacks and record them there. Every rank calls this with equal arguments.
 
-    `step` is called on every rank at each round; `report` on root, after each round.
+    `step` is called on every rank before each round, and may raise `Interrupted` on all of them together; the run then
+    goes on when it is called again. The reporter hears from root.
     """
     config, model = problem.config, problem.model
-    layout = layout_of(problem, comm.size)
-    facts = static(problem, comm)
-    recorder = Recorder(folder, layout, attributes(problem), facts) if comm.is_root else None
-    evaluated = set(layout.evaluated)
-    params = model.params.cpu().numpy().copy()
-    comm.broadcast(params)
-    state: State = {}
+    reporter = reporter or Reporter()
+    description = describe(problem, comm)
+    evaluated = set(description.layout.evaluated)
+    recorder: Recorder | None = None
+    state = Checkpoint(params=model.params.cpu().numpy().copy())
 
-    for round_ in range(1, config.rounds + 1):
-        step()
+    def begin() -> int:
+        nonlocal recorder, state
+        recorder, state = open_record(folder, description, state, checkpoint_every)
+        if state.round and state.epsilon != problem.epsilon[state.round - 1]:
+            raise FempiError(
+                f"{folder} has spent another epsilon than this privacy accountant says; is it another version?"
+            )
+        reporter.started(config, state.round)
+        return state.round
+
+    done = comm.from_root(begin)
+    params = state.params
+    comm.broadcast(params)
+    memory = dict(state.attack)
+
+    for round_ in range(done + 1, config.rounds + 1):
+        try:
+            step()
+        except Interrupted:
+            if recorder is not None:
+                recorder.keep()
+            raise
         clock = Clock()
         clients = problem.cohort(round_)
         owners = place(
@@ -77,12 +100,12 @@ def run(
         arrays: dict[str, Any] = {}
         if comm.is_root:
             arrays = {"rounds/rank": owners, "rounds/train_loss": losses}
-            judge = partial(_judge, problem, round_, clients, reference, state)
+            judge = partial(_judge, problem, round_, clients, reference, state.rule)
             with clock("attack"):
-                arrays |= attack(problem, round_, clients, updates, params, judge)
+                arrays |= attack(problem, round_, clients, updates, params, judge, memory)
             with clock("aggregate"):
                 received, decision = judge(updates)
-                params, state = server.apply(params, decision), decision.state
+                params = server.apply(params, decision)
             arrays |= evidence(problem, round_, received, decision, arrays["rounds/attacking"])
             if reference is not None:
                 arrays["rounds/reference"] = reference
@@ -105,9 +128,16 @@ def run(
                 recorder.wait()
         arrays["timing/seconds"] = comm.stack_to_root(clock.seconds)
         if recorder is not None:
-            recorder.write(round_, arrays)
+            state = Checkpoint(
+                round=round_,
+                params=params,
+                rule=decision.state,
+                attack={name: values.copy() for name, values in memory.items()},
+                epsilon=float(problem.epsilon[round_ - 1]),
+            )
+            recorder.write(round_, arrays, state)
             accuracy = scores.accuracy if scores is not None else None
-            report(Progress(round=round_, rounds=config.rounds, accuracy=accuracy))
+            reporter.progressed(Progress(round=round_, rounds=config.rounds, made=round_ - done, accuracy=accuracy))
 
     if recorder is not None:
         recorder.finish(params)
@@ -127,15 +157,24 @@ def _judge(
         num_examples=problem.num_examples[clients],
         num_byzantine=problem.config.aggregator.num_byzantine or 0,
         rng=stream(problem.config.seed, "aggregate", round_),
-        state=state,
+        state={name: read_only(values) for name, values in state.items()},
     )
     return received, decide(problem.rule, received, context)
 
 
 def attack(
-    problem: Problem, round_: int, clients: Int64, updates: Float32, params: Float32, judge: Judge
+    problem: Problem,
+    round_: int,
+    clients: Int64,
+    updates: Float32,
+    params: Float32,
+    judge: Judge,
+    memory: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-    """Put what attacking clients send in place of what they trained, in `updates` (n, d); return both as evidence."""
+    """Put what attacking clients send in place of what they trained, in `updates` (n, d); return both as evidence.
+
+    `memory` is the attack's own, and it may change it.
+    """
     malicious, attacking = problem.malicious[clients], problem.attacking(round_)[clients]
     trained = updates[malicious]
 
@@ -151,6 +190,7 @@ def attack(
             params=params,
             aggregate=would_be,
             rng=stream(problem.config.seed, "attack", round_),
+            memory=memory,
         )
         updates[attacking] = poison(problem.attack, updates, attacking, knowledge)
     return {

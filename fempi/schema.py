@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -15,6 +15,8 @@ FORMAT = "fempi"
 FORMAT_VERSION = 1
 PHASES = ("broadcast", "train", "gather", "attack", "aggregate", "evaluate", "record")
 """What a rank's time in a round is divided into."""
+DIGEST_SIZE = 32
+"""Bytes of a SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,18 @@ PER_CLIENT = (
 )
 """Datasets of records whose clients are tested one by one."""
 
+PLUGINS = (
+    Field("plugins/file", ("plugin",), "str", "plugin file, as the configuration names it"),
+    Field("plugins/source", ("plugin",), "str", "its text"),
+)
+"""Datasets of records made with plugin files."""
+
+CHECKSUMS = (
+    Field("checksums/rest", ("round", "byte"), "u1", "SHA-256 of all else that the round holds, but updates", 0),
+    Field("checksums/updates", ("round", "byte"), "u1", "SHA-256 of the updates that are kept of the round", 0),
+)
+"""What tells whether a round still holds what was written."""
+
 FIELDS = (
     Field("clients/malicious", ("client",), "bool", "whether the client is malicious (the truth)", 0),
     Field("clients/num_examples", ("client",), "i8", "examples the client holds", 0),
@@ -48,9 +62,14 @@ FIELDS = (
     Field("layers/name", ("layer",), "str", "name of the parameter tensor"),
     Field("layers/shape", ("layer",), "str", "its shape, as a JSON list"),
     Field("layers/offset", ("layer",), "i8", "where it begins in the flat vector", -1),
-    Field("ranks/host", ("rank",), "str", "host of each MPI rank"),
-    Field("ranks/device", ("rank",), "str", "its device, as torch names it"),
-    Field("ranks/threads", ("rank",), "i4", "threads it computes with", 0),
+    Field("launches/first_round", ("launch",), "i8", "first round made by this start of the program", -1),
+    Field("launches/ranks", ("launch",), "i4", "MPI ranks it had", 0),
+    Field("launches/started", ("launch",), "str", "when it began"),
+    Field("launches/software", ("launch",), "str", "what computed its rounds, with versions"),
+    Field("ranks/host", ("launch", "rank"), "str", "host of each MPI rank"),
+    Field("ranks/device", ("launch", "rank"), "str", "its device, as torch names it"),
+    Field("ranks/threads", ("launch", "rank"), "i4", "threads it computes with; 0 where there is no such rank", 0),
+    *PLUGINS,
     Field("rounds/client", ("round", "slot"), "i4", "client in each slot of the cohort", -1),
     Field("rounds/malicious", ("round", "slot"), "bool", "whether it is malicious (the truth)", 0),
     Field("rounds/attacking", ("round", "slot"), "bool", "whether it attacks in this round (the truth)", 0),
@@ -93,11 +112,14 @@ FIELDS = (
     Field("evaluation/attack_success", ("evaluation",), "f8", "the attacker's own measure; NaN if it has none"),
     *PER_CLIENT,
     Field("timing/seconds", ("round", "rank", "phase"), "f8", "time in each phase, waiting included", units="s"),
+    *CHECKSUMS,
     Field("final/params", ("param",), "f4", "parameters after the last round"),
 )
 VECTORS = [f.path for f in FIELDS if VECTOR in f.dims]
 PER_ROUND = [f for f in FIELDS if f.dims[0] in ("round", "evaluation")]
-STATIC = [f for f in FIELDS if f.path.startswith(("clients/", "layers/", "ranks/"))]
+STATIC = [f for f in FIELDS if f.dims[0] in ("client", "layer", "launch", "plugin")]
+LAUNCH = [f for f in FIELDS if f.dims[0] == "launch"]
+"""What each start of the program adds to."""
 COORDINATES = (
     Field("rounds/round", ("round",), "i8", "number of the round, from 1"),
     Field("timing/round", ("round",), "i8", "number of the round, from 1"),
@@ -114,7 +136,9 @@ class Layout:
     """All that fixes the shape of a record."""
 
     sizes: Mapping[str, int]
-    """of the dimensions: round, slot, param, client, class, layer, rank"""
+    """of the dimensions: round, slot, param, client, class, layer, plugin"""
+    launches: Sequence[Sequence[int]]
+    """(first round, ranks) of each start of the program: the first, and each that went on with the run"""
     evaluate_every: int = 1
     updates: str = "full"
     """full, float16, sketch or none"""
@@ -140,11 +164,13 @@ class Layout:
         """Return the fields that a record of this layout has."""
         absent = set()
         if self.updates == "none":
-            absent.update(VECTORS)
+            absent.update([*VECTORS, "checksums/updates"])
         if not self.has_reference:
             absent.add("rounds/reference")
         if not self.per_client:
             absent.update(f.path for f in PER_CLIENT)
+        if not self.sizes["plugin"]:
+            absent.update(f.path for f in PLUGINS)
         return [f for f in FIELDS if f.path not in absent]
 
     def size(self, dim: str) -> int:
@@ -162,8 +188,18 @@ class Layout:
                 return self.size(self.vector)
             case "sketch":
                 return self.sketch_size
+            case "launch":
+                return len(self.launches)
+            case "rank":
+                return max(ranks for _, ranks in self.launches)
+            case "byte":
+                return DIGEST_SIZE
             case _:
                 return self.sizes[dim]
+
+    def ranks(self, round: int) -> int:  # noqa: A002 - the field's word
+        """How many ranks made a round."""
+        return next(ranks for first, ranks in reversed(self.launches) if round >= first)
 
     def shape(self, f: Field) -> tuple[int, ...]:
         """Shape of a field over the whole run."""

@@ -1,9 +1,10 @@
-"""The record of a run in HDF5: how it is written while the run goes on, and how it is read.
+"""The record of a run in HDF5: how it is written while the run goes on, and packed when it ends.
 
 While it runs, a run is a folder: `round-ID-000001.h5`, ... one complete file a round, and `run.h5`, a master written
 before the first round whose virtual datasets map them all; rounds not there yet read as fill values. A round is
-committed when its file has its name, so that no kill can damage it. When the run ends, `pack` joins the folder into
-one plain file. The schema is the same, and `RunFile` reads both.
+committed when its file has its name, so that no kill can damage it; the checkpoint beside it, replaced after each
+round, lets a run that was cut short go on. When the run ends, `pack` joins the folder into one plain file. The schema
+is the same, and `RunFile` reads both.
 
 ID is the run's own, because HDF5 looks for a missing source of a virtual dataset in the working folder too, where
 another run's rounds may lie.
@@ -16,64 +17,90 @@ import json
 import re
 import shutil
 import time
-import tomllib
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
 
-from fempi import atomic
+from fempi import atomic, checkpoint
+from fempi.checkpoint import Checkpoint
+from fempi.digest import SEAL, RoundSums, seal
 from fempi.errors import FempiError
-from fempi.schema import FORMAT, FORMAT_VERSION, PER_ROUND, STATIC, VECTOR, VECTORS, Field, Layout, name_dimensions
+from fempi.runfile import MASTER, RunFile, final_name, opened, round_name
+from fempi.schema import (
+    CHECKSUMS,
+    FORMAT,
+    FORMAT_VERSION,
+    LAUNCH,
+    PER_ROUND,
+    STATIC,
+    VECTOR,
+    Field,
+    Layout,
+    name_dimensions,
+)
 from fempi.sketch import Sketch
-
-MASTER = "run.h5"
 
 Arrays = Mapping[str, np.ndarray]
 
 
-def round_name(run_id: str, round: int) -> str:  # noqa: A002 - the field's word
-    """Name of a committed round's file."""
-    return f"round-{run_id}-{round:06d}.h5"
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a record says beside its rounds."""
 
-
-def final_name(run_id: str) -> str:
-    """Name of the file that ends a run."""
-    return f"final-{run_id}.h5"
+    layout: Layout
+    attributes: Mapping[str, Any]
+    static: Arrays
+    """by path, the datasets that don't change in a run"""
 
 
 class Recorder:
     """Writes a run's folder. Rounds are written by a thread, so that training doesn't wait for the disk."""
 
-    def __init__(self, folder: Path, layout: Layout, attributes: Mapping[str, Any], static: Arrays) -> None:
+    def __init__(
+        self, folder: Path, description: Description, *, checkpoint_every: int = 1, seconds: float = 0
+    ) -> None:
+        """Write the folder's master, for a new run or one that goes on after `seconds` of wall time (see `reopen`)."""
         self.folder = folder
-        self._layout = layout
-        self._encode = _encoder(layout)
+        self._layout = description.layout
+        self._encode = _encoder(self._layout)
         self._thread = ThreadPoolExecutor(1, "fempi-recorder")
         self._last: Future[None] | None = None
-        self._began = time.monotonic()
-        self._id = uuid.uuid4().hex[:12]
-        described = {**attributes, "run_id": self._id}
-        folder.mkdir(parents=True)
-        atomic.write(folder / MASTER, lambda file: _write_master(file, layout, described, static))
+        self._every = checkpoint_every
+        self._unwritten: Checkpoint | None = None
+        self._began = time.monotonic() - seconds
+        self._id = description.attributes.get("run_id") or uuid.uuid4().hex[:12]
+        attributes = {**description.attributes, "run_id": self._id}
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic.write(folder / MASTER, lambda file: _write_master(file, self._layout, attributes, description.static))
 
     def wait(self) -> None:
         """Return when all rounds handed over are committed; what went wrong in the thread is raised here."""
         if self._last is not None:
-            self._last.result()
-            self._last = None
+            last, self._last = self._last, None
+            last.result()
 
-    def write(self, round: int, arrays: Arrays) -> None:  # noqa: A002 - the field's word
-        """Hand over a round's arrays by their paths, without the leading dimension.
+    def write(self, round: int, arrays: Arrays, state: Checkpoint | None = None) -> None:  # noqa: A002 - the field's word
+        """Hand over a round's arrays by their paths, without the leading dimension, and what the next one depends on.
 
         They must not change any more. Fields of an evaluation that did not take place are left out.
         """
         self.wait()
-        self._last = self._thread.submit(self._commit, round, arrays)
+        if state is not None:
+            state = dataclasses.replace(state, seconds=time.monotonic() - self._began)
+        self._last = self._thread.submit(self._commit, round, arrays, state)
+
+    def keep(self) -> None:
+        """Return when the last round handed over is committed, and a checkpoint too, whatever its turn."""
+        self.wait()
+        if self._unwritten is not None:
+            self._unwritten.save(self.folder, self._id)
+            self._unwritten = None
 
     def finish(self, params: np.ndarray) -> None:
         """Commit the final parameters, which is what makes a run complete."""
@@ -82,48 +109,138 @@ class Recorder:
         def fill(file: h5py.File) -> None:
             file.attrs["wall_seconds"] = time.monotonic() - self._began
             file.create_dataset("final/params", data=params)
+            file.attrs[SEAL] = seal(file)
 
         atomic.write(self.folder / final_name(self._id), fill)
         self._thread.shutdown()
 
-    def _commit(self, round: int, arrays: Arrays) -> None:  # noqa: A002 - the field's word
+    def _commit(self, round: int, arrays: Arrays, state: Checkpoint | None) -> None:  # noqa: A002 - the field's word
         def fill(file: h5py.File) -> None:
+            sums = RoundSums()
             for f in self._layout.fields():
                 if f.path not in arrays:
                     continue
                 if VECTOR not in f.dims:
-                    file.create_dataset(f.path, data=arrays[f.path].astype(self._layout.dtype(f)))
+                    values = arrays[f.path].astype(self._layout.dtype(f))
+                    file.create_dataset(f.path, data=values)
+                    sums.add(f, values)
                 elif self._layout.keeps_vectors(round):
                     rows = np.flatnonzero(arrays["rounds/malicious"]) if f.path == "rounds/trained_update" else None
-                    self._write_vectors(file, f, arrays[f.path], rows)
+                    self._write_vectors(file, f, arrays[f.path], rows, sums)
+            for path, digest in sums.digests().items():
+                file.create_dataset(path, data=digest)
 
         try:
             atomic.write(self.folder / round_name(self._id, round), fill)
+            self._unwritten = state
+            if state is not None and round % self._every == 0:
+                state.save(self.folder, self._id)
+                self._unwritten = None
         except OSError as error:
             error.add_note(f"round {round} could not be recorded; the rounds before it are safe in {self.folder}")
             raise
 
-    def _write_vectors(self, file: h5py.File, f: Field, values: np.ndarray, rows: np.ndarray | None) -> None:
+    def _write_vectors(
+        self, file: h5py.File, f: Field, values: np.ndarray, rows: np.ndarray | None, sums: RoundSums
+    ) -> None:
         shape = self._layout.shape(f)[1:]
         dataset = file.create_dataset(f.path, shape, self._layout.dtype(f), chunks=_chunks(shape), fillvalue=f.fill)
         if values.ndim == 1:
-            dataset[...] = self._encode(values)
+            encoded = self._encode(values)
+            dataset[...] = encoded
+            sums.add(f, encoded)
         else:
             rows = np.arange(len(dataset)) if rows is None else rows
             for row, value in zip(rows, values, strict=True):
-                dataset[row] = self._encode(value)
+                encoded = self._encode(value)
+                dataset[row] = encoded
+                sums.add(f, encoded)
+
+
+def reopen(folder: Path, launch: Description) -> tuple[Description, Checkpoint | None]:
+    """Return what a folder's master is to say when `launch` goes on with its run, and from where.
+
+    Rounds after the checkpoint are removed, and will be made again; without a checkpoint, which is None then, the whole
+    folder is. FempiError if the run is not that of `launch`, or cannot go on.
+    """
+    with RunFile(folder) as run:
+        if not run.is_sealed:
+            raise FempiError(
+                f"{folder / MASTER} is damaged, so this run cannot go on; make it anew (fempi run --force)"
+            )
+        before = run.layout
+        attributes = {name: value for name, value in run.attributes.items() if name not in _MASTERS_OWN}
+        static = {f.path: _array(run[f.path]) for f in before.fields() if f in STATIC}
+    for name, what in (("config_hash", "configuration"), ("problem", "data, model or clients")):
+        if attributes[name] != launch.attributes[name]:
+            raise FempiError(f"{folder} is of a run with another {what}; it cannot go on with this one")
+    state = checkpoint.load(folder, attributes["run_id"])
+    if state is None:
+        remove(folder)
+        return launch, None
+    there = run_rounds(folder, attributes["run_id"])
+    lacking = sorted(set(range(1, state.round + 1)) - there)
+    if lacking:
+        raise FempiError(f"{folder} lacks round {lacking[0]}, but its checkpoint is of round {state.round}")
+    for round_ in sorted(there, reverse=True):
+        if round_ > state.round:
+            (folder / round_name(attributes["run_id"], round_)).unlink()
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink()
+
+    (_, ranks), first = launch.layout.launches[0], state.round + 1
+    past = [[begun, size] for begun, size in before.launches if begun < first]
+    layout = dataclasses.replace(before, launches=[*past, [first, ranks]])
+    for f in LAUNCH:
+        joined: np.ndarray = np.full(
+            layout.shape(f), "" if f.dtype == "str" else f.fill, object if f.dtype == "str" else f.dtype
+        )
+        for place, values in enumerate([*static[f.path][: len(past)], launch.static[f.path][0]]):
+            row = np.asarray(values, joined.dtype)
+            where: tuple[Any, ...] = (place, *map(slice, row.shape), ...)
+            joined[where] = row
+        static[f.path] = joined
+    static["launches/first_round"][-1] = first
+    return Description(layout=layout, attributes=attributes, static=static), state
+
+
+def open_record(
+    folder: Path, launch: Description, state: Checkpoint, checkpoint_every: int
+) -> tuple[Recorder, Checkpoint]:
+    """Return the recorder of a run and from where it goes on: from `state` if it is new, else from its checkpoint."""
+    description, found = launch, None
+    if (folder / MASTER).exists():
+        description, found = reopen(folder, launch)
+    elif folder.exists():
+        remove(folder)  # the rest of a run that was being removed
+    state = found or state
+    return Recorder(folder, description, checkpoint_every=checkpoint_every, seconds=state.seconds), state
+
+
+def run_rounds(folder: Path, run_id: str) -> set[int]:
+    """Return the numbers of the rounds that have a file."""
+    names = (re.fullmatch(rf"round-{run_id}-(\d+)\.h5", path.name) for path in folder.iterdir())
+    return {int(name[1]) for name in names if name}
+
+
+_MASTERS_OWN = ("format", "format_version", "status", "layout", SEAL)
+"""Attributes that writing a master adds"""
+
+
+def _array(dataset: h5py.Dataset) -> np.ndarray:
+    values: np.ndarray = dataset.asstr()[...] if dataset.dtype == object else dataset[...]
+    return values
 
 
 def pack(folder: Path, target: Path) -> None:
     """Join a run's folder into one plain file, put in place with one rename; the folder stays.
 
     A run that did not end is packed as "interrupted", with all its committed rounds. Raises FempiError if a round is
-    missing before others, or a file cannot be read.
+    missing before others, or a file cannot be read or no longer holds what was written.
     """
     with RunFile(folder) as run:
         layout, rounds = run.layout, run.rounds_completed
-        there = len(list(folder.glob(f"round-{run.run_id}-*.h5")))
-        if there > rounds:
+        if len(run_rounds(folder, run.run_id)) > rounds:
             raise FempiError(f"{folder} lacks round {rounds + 1}, but has later ones; it is not as it was left")
         attributes = {
             **run.attributes,
@@ -138,11 +255,16 @@ def pack(folder: Path, target: Path) -> None:
                 if f in STATIC:
                     dataset[...] = run[f.path][...]
             for round_ in range(1, rounds + 1):
-                with _opened(folder / round_name(run.run_id, round_)) as source:
-                    _copy_round(source, file, layout, round_)
+                path = folder / round_name(run.run_id, round_)
+                with opened(path) as source:
+                    try:
+                        _copy_round(source, file, layout, round_)
+                    except (OSError, KeyError, ValueError, TypeError) as error:
+                        raise FempiError(f"{path} is damaged: {error}") from error
             if run.status == "complete":
                 file["final/params"][...] = run["final/params"][...]
             name_dimensions(file, layout)
+            file.attrs[SEAL] = seal(file)
 
         atomic.write(target, fill)
 
@@ -150,137 +272,20 @@ def pack(folder: Path, target: Path) -> None:
 def is_run_folder(folder: Path) -> bool:
     """Whether a folder holds nothing but what a Recorder writes, finished or not."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else ["a file"]
-    return all(re.fullmatch(r"run\.h5|final-\w+\.h5|round-\w+-\d+\.h5|\..*\.tmp", name) for name in names)
+    return all(
+        re.fullmatch(r"run\.h5|checkpoint\.h5|final-\w+\.h5|round-\w+-\d+\.h5|\..*\.tmp", name) for name in names
+    )
+
+
+def size(folder: Path) -> int:
+    """Bytes that a folder's files have; 0 if it is not there."""
+    return sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
 
 
 def remove(folder: Path) -> None:
     """Delete a run's folder; the master goes first, so that half a folder is never taken for a run."""
     (folder / MASTER).unlink(missing_ok=True)
     shutil.rmtree(folder)
-
-
-class RunFile:
-    """A record opened for reading: a packed file, or the folder of a run that goes on or was cut short.
-
-    `file["rounds/trust"]` is the h5py dataset; nothing is read before it is indexed. Use it in a `with` statement.
-    Raises FempiError for what is not a record, or one of a newer format.
-    """
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self.is_folder = self.path.is_dir()
-        try:
-            self._file = _opened(self.path / MASTER if self.is_folder else self.path)
-        except FileNotFoundError:
-            what = f"{self.path} holds no {MASTER}" if self.is_folder else f"there is no {self.path}"
-            raise FempiError(f"{what}; name a run's .h5 file or its folder") from None
-        version = self._file.attrs.get("format_version")
-        if self._file.attrs.get("format") != FORMAT or not isinstance(version, (int, np.integer)):
-            self.close()
-            raise FempiError(f"{self.path} is an HDF5 file, but not a record of fempi")
-        if version > FORMAT_VERSION:
-            self.close()
-            raise FempiError(
-                f"{self.path} has format version {version}, newer than this fempi knows ({FORMAT_VERSION}); "
-                "install a newer fempi"
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __getitem__(self, path: str) -> h5py.Dataset:
-        try:
-            return self._file[path]
-        except KeyError:
-            reason = ""
-            if path in VECTORS:
-                reason = f' (it was made with record.updates = "{self.config["record"]["updates"]}")'
-            raise FempiError(f"{self.path} holds no {path}{reason}") from None
-
-    def __contains__(self, path: str) -> bool:
-        return path in self._file
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """The root attributes."""
-        attributes = dict(self._file.attrs)
-        if self.is_folder and self.status == "complete":
-            with _opened(self.path / final_name(self.run_id)) as final:
-                attributes.update(final.attrs)
-        return attributes
-
-    @property
-    def run_id(self) -> str:
-        """What tells this run's files from those of any other."""
-        return str(self._file.attrs["run_id"])
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The complete configuration of the run."""
-        return tomllib.loads(self._file.attrs["config"])
-
-    @property
-    def status(self) -> str:
-        """One of running (a folder that lacks rounds or the final parameters), complete or interrupted."""
-        ended = self.is_folder and (self.path / final_name(self.run_id)).exists()
-        return "complete" if ended and self.rounds_completed == self.rounds else str(self._file.attrs["status"])
-
-    @property
-    def rounds(self) -> int:
-        """Rounds the run was to have."""
-        return int(self._file["rounds/round"].shape[0])
-
-    @property
-    def rounds_completed(self) -> int:
-        """Rounds committed, without a gap from the first."""
-        if not self.is_folder:
-            return int(self._file.attrs["rounds_completed"])
-        done = 0
-        while (self.path / round_name(self.run_id, done + 1)).exists():
-            done += 1
-        return done
-
-    @property
-    def evaluations_completed(self) -> int:
-        """Evaluations in the committed rounds."""
-        return int((self._file["evaluation/round"][...] <= self.rounds_completed).sum())
-
-    @property
-    def layout(self) -> Layout:
-        """What fixes the record's shape."""
-        return Layout(**json.loads(self._file.attrs["layout"]))
-
-    def read(self, path: str) -> np.ndarray:
-        """Read a small dataset of the committed rounds; booleans as such."""
-        dataset = self[path]
-        match dataset.dims[0].label:
-            case "round":
-                length: int | None = self.rounds_completed
-            case "evaluation":
-                length = self.evaluations_completed
-            case _:
-                length = None
-        try:
-            values: np.ndarray = dataset[:length]
-        except OSError as error:
-            raise FempiError(f"{path} of {self.path} cannot be read: {error}") from error
-        return values.astype(bool) if dataset.attrs.get("dtype") == "bool" else values
-
-
-def _opened(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise FempiError(f"{path} is not an HDF5 file that can be read: {error}") from error
 
 
 def _encoder(layout: Layout) -> Callable[[np.ndarray], np.ndarray]:
@@ -313,17 +318,31 @@ def _create(file: h5py.File, layout: Layout, f: Field) -> h5py.Dataset:
 
 
 def _copy_round(source: h5py.File, target: h5py.File, layout: Layout, round_: int) -> None:
+    """Copy a round's file to its places in the packed one; FempiError if its sums are not those of what is copied."""
+    sums = RoundSums()
     for f in PER_ROUND:
-        if f.path not in source:
+        if f.path not in source or f in CHECKSUMS:
             continue
         place = round_ - 1 if f.dims[0] == "round" else layout.evaluated.index(round_)
-        if f.path in ("rounds/update", "rounds/trained_update"):
-            malicious_only = f.path == "rounds/trained_update"
-            for slot, malicious in enumerate(source["rounds/malicious"][...]):
-                if malicious or not malicious_only:
-                    target[f.path][place, slot] = source[f.path][slot]
-        else:
-            target[f.path][place] = source[f.path][...]
+        for inner, values in pieces(source, f):
+            target[f.path][(place, *inner, *(slice(length) for length in values.shape))] = values
+            sums.add(f, values)
+    for path, digest in sums.digests().items():
+        if path not in target:
+            continue
+        if source[path][...].tobytes() != digest.tobytes():
+            raise ValueError("its checksum is wrong")
+        target[path][round_ - 1] = digest
+
+
+def pieces(source: h5py.File, f: Field) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """Yield a field of a round's file in the parts that were written: whole, or a row of updates at a time."""
+    if f.path not in ("rounds/update", "rounds/trained_update"):
+        yield (), source[f.path][...]
+        return
+    for slot, malicious in enumerate(source["rounds/malicious"][...]):
+        if malicious or f.path == "rounds/update":
+            yield (slot,), source[f.path][slot]
 
 
 def _write_master(file: h5py.File, layout: Layout, attributes: Mapping[str, Any], static: Arrays) -> None:
@@ -340,18 +359,21 @@ def _write_master(file: h5py.File, layout: Layout, attributes: Mapping[str, Any]
             _create(file, layout, f)[...] = static[f.path]
             continue
         virtual = h5py.VirtualLayout(layout.shape(f), layout.dtype(f))
-        for place, name in _sources(layout, f, attributes["run_id"]):
-            virtual[place] = h5py.VirtualSource(name, f.path, virtual.shape if place is ... else virtual.shape[1:])
+        for place, name, shape in _sources(layout, f, attributes["run_id"]):
+            virtual[(*place, *(slice(length) for length in shape))] = h5py.VirtualSource(name, f.path, shape)
         file.create_virtual_dataset(f.path, virtual, fillvalue=layout.dtype(f).type(f.fill))
     name_dimensions(file, layout)
+    file.attrs[SEAL] = seal(file)
 
 
-def _sources(layout: Layout, f: Field, run_id: str) -> Iterator[tuple[Any, str]]:
-    """Yield (place in the virtual dataset, file that holds it)."""
+def _sources(layout: Layout, f: Field, run_id: str) -> Iterator[tuple[tuple[int, ...], str, tuple[int, ...]]]:
+    """Yield (place in the virtual dataset, file that holds it, shape it has there)."""
     if f.path == "final/params":
-        yield ..., final_name(run_id)
+        yield (), final_name(run_id), layout.shape(f)
         return
     rounds = range(1, layout.sizes["round"] + 1) if f.dims[0] == "round" else layout.evaluated
     for place, round_ in enumerate(rounds):
         if VECTOR not in f.dims or layout.keeps_vectors(round_):
-            yield place, round_name(run_id, round_)
+            # A round made by fewer ranks than another fills the places of its own.
+            inner = (layout.ranks(round_) if dim == "rank" else layout.size(dim) for dim in f.dims[1:])
+            yield (place,), round_name(run_id, round_), tuple(inner)

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from fempi.runfile import RunFile
 from fempi.schema import PHASES
-from fempi.store import RunFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,10 @@ def summarize(path: Path) -> Summary:
             trust_honest=_mean(trust[~attacking]),
             seconds=wall,
             clients_per_second=attacking.size / wall if wall else np.nan,
-            non_training=1 - float(seconds[..., PHASES.index("train")].sum() / seconds.sum()) if wall else np.nan,
+            # NaN for ranks that other launches had
+            non_training=1 - float(np.nansum(seconds[..., PHASES.index("train")]) / np.nansum(seconds))
+            if wall
+            else np.nan,
         )
 
 

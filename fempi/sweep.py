@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from fempi import store
-from fempi.comm import Comm, Watchdog
+from fempi import lock, store
+from fempi.comm import Comm
 from fempi.config import Config
 from fempi.description import expected_bytes
 from fempi.errors import FempiError
@@ -19,6 +21,9 @@ from fempi.placement import Placement
 from fempi.prepare import prepare
 from fempi.progress import Reporter
 from fempi.run import run
+from fempi.runfile import MASTER, RunFile, folder_of, lock_of
+from fempi.signals import Interrupted, Stop
+from fempi.watchdog import Watchdog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,25 +36,37 @@ class Options:
     placement: Placement = "balanced"
     force: bool = False
     watchdog_seconds: int = 3600
+    checkpoint_every: int = 1
+    target: Path | None = None
+    """where the packed record of the only run goes; None: below `output`"""
+
+    def target_of(self, config: Config) -> Path:
+        """Where a run's packed record goes."""
+        return self.target or self.output / config.name / f"{config.label}.h5"
 
 
-def target_of(config: Config, output: Path) -> Path:
-    """Where a run's packed record goes."""
-    return output / config.name / f"{config.label}.h5"
+def run_all(
+    configs: Sequence[Config],
+    comm: Comm,
+    options: Options,
+    reporter: Reporter,
+    stop: Stop,
+) -> list[Path | None]:
+    """Make every run whose record is not there yet, and return the records, in order.
 
-
-def folder_of(target: Path) -> Path:
-    """Where a run's rounds are kept while it goes on."""
-    return target.with_suffix(".run")
-
-
-def run_all(configs: Sequence[Config], comm: Comm, options: Options, reporter: Reporter) -> list[Path]:
-    """Make every run whose record is not there yet, and return all records, in order.
-
-    Everything that can be known to fail is refused before anything is written: plugins that object to their
-    settings, records in the way, a disk too small.
+    A run that was cut short goes on; one that another job is at is left to it, and None stands for its record.
+    Everything that can be known to fail is refused before anything is written: plugins that object to their settings,
+    records in the way, a disk too small. Raises `Interrupted` on all ranks together if any of them was asked to stop.
     """
-    with Watchdog(options.watchdog_seconds) as watchdog:
+    with Watchdog(options.watchdog_seconds, f"rank {comm.rank} of {comm.size} on {comm.host}") as watchdog:
+
+        def step() -> None:
+            watchdog.pat()
+            if asked := comm.largest(stop.asked):
+                raise Interrupted(
+                    f"stopped by {signal.Signals(asked).name}; the same command goes on, or `fempi resume`"
+                )
+
         comm.agree(
             " ".join(config.hash for config in configs),
             otherwise="the ranks have read different configurations or plugin files; are they all on one disk?",
@@ -64,56 +81,95 @@ def run_all(configs: Sequence[Config], comm: Comm, options: Options, reporter: R
             if config.label in refused:
                 reporter.skipped(config, refused[config.label])
         configs = [config for config in configs if config.label not in refused]
-        found = comm.from_root(lambda: _plan(configs, sizes, options))
+        targets = [options.target_of(config) for config in configs]
+        done = comm.from_root(lambda: _plan(configs, targets, sizes, options))
         if comm.is_root:
-            for config, nbytes, record in zip(configs, sizes, found, strict=True):
-                reporter.planned(record or target_of(config, options.output), nbytes, done=record is not None)
+            for target, nbytes, record in zip(targets, sizes, done, strict=True):
+                reporter.planned(record or target, nbytes, done=record is not None)
         try:
             return [
-                _settle(config, record or _make(config, comm, options, reporter, watchdog), comm, options, watchdog)
-                for config, record in zip(configs, found, strict=True)
+                _settled(config, target, comm, options, reporter, step, watchdog)
+                for config, target in zip(configs, targets, strict=True)
             ]
         finally:
             reporter.stopped()
 
 
-def _make(config: Config, comm: Comm, options: Options, reporter: Reporter, watchdog: Watchdog) -> Path:
-    """Make a run and return its folder."""
-    folder = folder_of(target_of(config, options.output))
-    watchdog.pat()
-    problem = prepare(config, options.data_root, options.device)
-    comm.agree(
-        problem.digest,
-        otherwise="the ranks have built different problems: is the data the same on every host, or is a plugin random?",
-    )
-    if comm.is_root:
-        if folder.exists():
-            store.remove(folder)
-        reporter.started(config)
-    run(problem, comm, folder, placement=options.placement, step=watchdog.pat, report=reporter.progressed)
-    reporter.stopped()
-    return folder
-
-
-def _settle(config: Config, record: Path, comm: Comm, options: Options, watchdog: Watchdog) -> Path:
-    """Bring a finished run into the form that was asked for, remove the other, and return where it is."""
-    target = target_of(config, options.output)
+def _settled(
+    config: Config,
+    target: Path,
+    comm: Comm,
+    options: Options,
+    reporter: Reporter,
+    step: Callable[[], None],
+    watchdog: Watchdog,
+) -> Path | None:
+    """Bring a run to its end and its record into the form that was asked for; None if another job is at it."""
     folder = folder_of(target)
+    step()
+    with _claimed(config, target, comm, options, reporter) as claimed:
+        if not claimed:
+            return None
+        if comm.from_root(lambda: _found(config, target)) is None:
+            problem = prepare(config, options.data_root, options.device)
+            comm.agree(
+                problem.digest,
+                otherwise="the ranks have built different problems: is the data the same on every host, or is a plugin "
+                "random?",
+            )
+            run(
+                problem,
+                comm,
+                folder,
+                placement=options.placement,
+                checkpoint_every=options.checkpoint_every,
+                step=step,
+                reporter=reporter,
+            )
+            reporter.stopped()
+            step()  # packing may take long; whoever was asked to stop need not wait for it
+        watchdog.rest()  # how long packing takes depends on the disk, not on the ranks
+        record = comm.from_root(lambda: _settle(config, target))
+        watchdog.pat()
+        return record
 
-    def settle() -> Path:
-        if record == target or config.record.pack:
-            if record == folder:
-                store.pack(folder, target)
+
+@contextmanager
+def _claimed(config: Config, target: Path, comm: Comm, options: Options, reporter: Reporter) -> Iterator[bool]:
+    """Hold the lock on a run, what is left of others' attempts cleared away; False if another job holds it."""
+    folder = folder_of(target)
+    held: lock.Lock | None = None
+
+    def claim() -> bool:
+        nonlocal held
+        held = lock.take(lock_of(folder))
+        if held is None:
+            reporter.left(config, lock.holder(lock_of(folder)))
+            return False
+        for leftover in target.parent.glob(f".{target.name}.*.tmp"):
+            leftover.unlink()
+        if options.force:
+            target.unlink(missing_ok=True)
             if folder.exists():
-                store.remove(folder)  # its rounds are in the packed file
-            return target
-        target.unlink(missing_ok=True)
-        return folder
+                store.remove(folder)
+        return True
 
-    watchdog.rest()  # how long packing takes depends on the disk, not on the ranks
-    settled = comm.from_root(settle)
-    watchdog.pat()
-    return settled
+    try:
+        yield comm.from_root(claim)
+    finally:
+        if held is not None:
+            held.release()
+
+
+def _settle(config: Config, target: Path) -> Path:
+    folder = folder_of(target)
+    if target.exists() or config.record.pack:
+        if not target.exists():
+            store.pack(folder, target)
+        if folder.exists():
+            store.remove(folder)  # its rounds are in the packed file
+        return target
+    return folder
 
 
 def _try_all(
@@ -140,11 +196,15 @@ def _try_all(
     return sizes, refused
 
 
-def _plan(configs: Sequence[Config], sizes: Sequence[int], options: Options) -> list[Path | None]:
+def _plan(
+    configs: Sequence[Config], targets: Sequence[Path], sizes: Sequence[int], options: Options
+) -> list[Path | None]:
     """Return the records that are there already; raise FempiError if something is in the way of the others."""
-    found = []
-    for config in configs:
-        target = target_of(config, options.output)
+    found: list[Path | None] = []
+    for config, target in zip(configs, targets, strict=True):
+        if lock.holder(lock_of(folder_of(target))):
+            found.append(None)  # its files come and go; it will be left to whoever is at it, or be finished by then
+            continue
         _can_be_written(target)
         found.append(None if options.force else _found(config, target))
     # A run's folder and its packed file are there at the same time, for one run at a time.
@@ -152,7 +212,8 @@ def _plan(configs: Sequence[Config], sizes: Sequence[int], options: Options) -> 
     folders = [size + c.rounds * _ROUND_FILE for c, size in to_make]
     packed = sum(size if c.record.pack else folder for (c, size), folder in zip(to_make, folders, strict=True))
     needed = packed + max((f for (c, _), f in zip(to_make, folders, strict=True) if c.record.pack), default=0)
-    free = shutil.disk_usage(_nearest(options.output)).free
+    begun = [folder_of(target) for target, record in zip(targets, found, strict=True) if record is None]
+    free = shutil.disk_usage(nearest(options.output)).free + sum(map(store.size, begun))
     if needed > free:
         raise FempiError(
             f"the records need {needed / 1e9:.2f} GB below {options.output}, but {free / 1e9:.2f} GB are free; use "
@@ -166,24 +227,31 @@ _ROUND_FILE = 20_000
 
 
 def _found(config: Config, target: Path) -> Path | None:
-    """Return a run's finished record, packed or not; None if there is nothing, FempiError if what there is won't do."""
+    """Return a run's finished record, packed or not; None if it is to be made, or to go on.
+
+    FempiError says what is in the way.
+    """
     there = [path for path in (target, folder_of(target)) if path.exists()]
     for path in there:
         try:
-            with store.RunFile(path) as record:
-                reason = ""
+            with RunFile(path) as record:
                 if record.attributes["config_hash"] != config.hash:
                     reason = f"{path} is of another configuration"
-                elif record.status != "complete" and path == there[0]:
+                elif record.status == "complete":
+                    return path
+                elif record.is_folder:
+                    return None
+                else:
                     reason = f"{path} is of a run that did not end"
         except FempiError as error:
+            if path.is_dir() and not (path / MASTER).exists():
+                return None  # killed before its first round, or after packing
             reason = str(error)
-        if reason:
-            raise FempiError(f"{reason}; use --force to replace it, or --output to write elsewhere")
-    return there[0] if there else None
+        raise FempiError(f"{reason}; use --force to replace it, or --output to write elsewhere")
+    return None
 
 
-def _nearest(path: Path) -> Path:
+def nearest(path: Path) -> Path:
     """Return the nearest thing above that exists."""
     path = path.absolute()
     while not path.exists():
@@ -193,13 +261,13 @@ def _nearest(path: Path) -> Path:
 
 def _can_be_written(target: Path) -> None:
     """Raise FempiError if a record cannot be put there, or would replace what is no record."""
-    place, folder = _nearest(target.parent), folder_of(target)
+    place, folder = nearest(target.parent), folder_of(target)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise FempiError(f"cannot write to {target.parent}: {place} is {'read-only' if place.is_dir() else 'a file'}")
     if folder.exists() and not store.is_run_folder(folder):
         raise FempiError(f"{folder} is in the way, and it is no record; move it, or use --output")
     if target.exists():
         try:
-            store.RunFile(target).close()
+            RunFile(target).close()
         except FempiError as error:
             raise FempiError(f"{error}; it is in the way: move it, or use --output") from error

@@ -145,6 +145,9 @@ def _checked(decision: Decision, rows: Updates) -> Decision:
         raise ValueError(f"the rule's scale must be finite: {scale}")
     if decision.selected.dtype != bool:
         raise ValueError(f"the rule's selected must be bool, not {decision.selected.dtype}")
+    for name, values in decision.state.items():
+        if not isinstance(name, str) or not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+            raise ValueError(f"the rule's state holds {name!r}, which is not an array of numbers")
     if decision.update is not None and (decision.update.shape != (rows.d,) or decision.update.dtype != np.float32):
         raise ValueError(f"the rule's update must be float32 of shape ({rows.d},)")
     return decision

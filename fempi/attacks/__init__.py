@@ -7,7 +7,7 @@ what the server's rule would make of any rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,9 @@ class Knowledge:
     aggregate: Callable[[Float32], Float32]
     """(n, d) rows to the (d,) update that the server's rule would make of them in this round; as costly as the rule"""
     rng: np.random.Generator
+    memory: dict[str, np.ndarray] = field(default_factory=dict)
+    """what the attack wants to know in later rounds: named arrays that it may put in, change and take out, and that a
+    checkpoint keeps; an attribute of the attack would be lost"""
 
 
 class Attack:
@@ -111,4 +114,7 @@ def poison(attack: Attack, updates: Float32, malicious: Bool, knowledge: Knowled
         raise ValueError(f"poison_updates returned {type(sent).__name__}, not an array")
     if sent.shape != expected or sent.dtype != np.float32:
         raise ValueError(f"poison_updates returned {sent.dtype} of shape {sent.shape}, not float32 of {expected}")
+    for name, values in knowledge.memory.items():
+        if not isinstance(name, str) or not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+            raise ValueError(f"the attack's memory holds {name!r}, which is not an array of numbers")
     return sent

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fempi.errors import FempiError
-from fempi.store import MASTER, RunFile
+from fempi.runfile import MASTER, RunFile
 
 
 def find(paths: Sequence[Path]) -> list[Path]:

@@ -1,0 +1,40 @@
+"""The configuration of a run that was cut short, from its folder alone."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from fempi import registry
+from fempi.config import Config, ConfigError, resolve
+from fempi.errors import FempiError
+from fempi.runfile import MASTER, RunFile, target_of
+
+
+def config_of(folder: Path, *, allow_plugins: bool) -> Config:
+    """Return the configuration of the run in a folder, its plugins loaded from the record.
+
+    They are code, and whoever sends a folder could have written it; so that needs a word of the user's.
+    """
+    if not folder.is_dir():
+        packed = f"; {target_of(folder)} is its packed record" if target_of(folder).exists() else ""
+        raise FempiError(f"{folder} is not the folder of a run{packed}")
+    with RunFile(folder) as run:
+        if not run.is_sealed:
+            raise FempiError(
+                f"{folder / MASTER} is damaged, so this run cannot go on; make it anew (fempi run --force)"
+            )
+        text = str(run.attributes["config"])
+        files, sources = [], []
+        if "plugins/file" in run:
+            files, sources = list(run["plugins/file"].asstr()[...]), list(run["plugins/source"].asstr()[...])
+    if files and not allow_plugins:
+        raise FempiError(
+            f"this run has code of its own, kept in {folder}: {', '.join(files)}; add --allow-plugins to let it run"
+        )
+    for file, source in zip(files, sources, strict=True):
+        registry.load_source(source, folder / file)
+    config, problems = resolve(tomllib.loads(text))
+    if config is None:
+        raise ConfigError(str(folder), [*problems, "was it made with another version of fempi?"])
+    return config

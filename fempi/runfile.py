@@ -1,0 +1,182 @@
+"""Reading a record, be it one packed file or the folder of a run that goes on or was cut short."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from fempi import lock
+from fempi.digest import SEAL, seal
+from fempi.errors import FempiError
+from fempi.schema import FORMAT, FORMAT_VERSION, VECTORS, Layout
+
+MASTER = "run.h5"
+
+
+def round_name(run_id: str, round: int) -> str:  # noqa: A002 - the field's word
+    """Name of a committed round's file."""
+    return f"round-{run_id}-{round:06d}.h5"
+
+
+def final_name(run_id: str) -> str:
+    """Name of the file that ends a run."""
+    return f"final-{run_id}.h5"
+
+
+def folder_of(target: Path) -> Path:
+    """Where a run's rounds are kept while it goes on, given where its packed record goes."""
+    return target.with_suffix(".run")
+
+
+def target_of(folder: Path) -> Path:
+    """Where a run's packed record goes, given its folder."""
+    return folder.with_suffix(".h5") if folder.suffix == ".run" else folder.with_name(f"{folder.name}.h5")
+
+
+def lock_of(folder: Path) -> Path:
+    """The lock of whoever works on a run, given its folder."""
+    return target_of(folder).with_suffix(".lock")
+
+
+class RunFile:
+    """A record opened for reading: a packed file, or the folder of a run that goes on or was cut short.
+
+    `file["rounds/trust"]` is the h5py dataset; nothing is read before it is indexed. Use it in a `with` statement.
+    Raises FempiError for what is not a record, or one of a newer format.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.is_folder = self.path.is_dir()
+        try:
+            self._file = opened(self.path / MASTER if self.is_folder else self.path)
+        except FileNotFoundError:
+            what = f"{self.path} holds no {MASTER}" if self.is_folder else f"there is no {self.path}"
+            raise FempiError(f"{what}; name a run's .h5 file or its folder") from None
+        version = self._file.attrs.get("format_version")
+        if self._file.attrs.get("format") != FORMAT or not isinstance(version, (int, np.integer)):
+            self.close()
+            raise FempiError(f"{self.path} is an HDF5 file, but not a record of fempi")
+        if version > FORMAT_VERSION:
+            self.close()
+            raise FempiError(
+                f"{self.path} has format version {version}, newer than this fempi knows ({FORMAT_VERSION}); "
+                "install a newer fempi"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __getitem__(self, path: str) -> h5py.Dataset:
+        try:
+            return self._file[path]
+        except KeyError:
+            reason = ""
+            if path in VECTORS:
+                reason = f' (it was made with record.updates = "{self.config["record"]["updates"]}")'
+            raise FempiError(f"{self.path} holds no {path}{reason}") from None
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._file
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The root attributes."""
+        attributes = dict(self._file.attrs)
+        if self.is_folder and self.status == "complete":
+            with opened(self.path / final_name(self.run_id)) as final:
+                attributes["wall_seconds"] = final.attrs["wall_seconds"]
+        return attributes
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether all but the rounds' own values is as it was written."""
+        return bool(self._file.attrs.get(SEAL) == seal(self._file))
+
+    @property
+    def run_id(self) -> str:
+        """What tells this run's files from those of any other."""
+        return str(self._file.attrs["run_id"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The complete configuration of the run."""
+        return tomllib.loads(self._file.attrs["config"])
+
+    @property
+    def status(self) -> str:
+        """One of complete, running (a folder that a process works on) or interrupted."""
+        if not self.is_folder:
+            return str(self._file.attrs["status"])
+        ended = (self.path / final_name(self.run_id)).exists()
+        if ended and self.rounds_completed == self.rounds:
+            return "complete"
+        return "running" if self.holder else "interrupted"
+
+    @property
+    def holder(self) -> str:
+        """The process that works on a folder, in words; empty if there is none that this machine knows of."""
+        return lock.holder(lock_of(self.path.absolute())) if self.is_folder else ""
+
+    @property
+    def rounds(self) -> int:
+        """Rounds the run was to have."""
+        return int(self._file["rounds/round"].shape[0])
+
+    @property
+    def rounds_completed(self) -> int:
+        """Rounds committed, without a gap from the first."""
+        if not self.is_folder:
+            return int(self._file.attrs["rounds_completed"])
+        done = 0
+        while (self.path / round_name(self.run_id, done + 1)).exists():
+            done += 1
+        return done
+
+    @property
+    def evaluations_completed(self) -> int:
+        """Evaluations in the committed rounds."""
+        return int((self._file["evaluation/round"][...] <= self.rounds_completed).sum())
+
+    @property
+    def layout(self) -> Layout:
+        """What fixes the record's shape."""
+        return Layout(**json.loads(self._file.attrs["layout"]))
+
+    def read(self, path: str) -> np.ndarray:
+        """Read a small dataset of the committed rounds; booleans as such."""
+        dataset = self[path]
+        match dataset.dims[0].label:
+            case "round":
+                length: int | None = self.rounds_completed
+            case "evaluation":
+                length = self.evaluations_completed
+            case _:
+                length = None
+        try:
+            values: np.ndarray = dataset[:length]
+        except OSError as error:
+            raise FempiError(f"{path} of {self.path} cannot be read: {error}") from error
+        return values.astype(bool) if dataset.attrs.get("dtype") == "bool" else values
+
+
+def opened(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading; FempiError if it is none that can be read."""
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FempiError(f"{path} is not an HDF5 file that can be read: {error}") from error
