@@ -194,6 +194,18 @@ def info(path: Path) -> None:
 
 
 @commands.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--complete", is_flag=True, help="Want the run to be complete, too.")
+def check(path: Path, complete: bool) -> int:
+    """Compare a record with its checksums and say what is lost, if anything; the status is 0 if nothing is."""
+    from fempi import check, display
+
+    verdict = check.check(path)
+    display.verdict(path, verdict)
+    return int(bool(verdict.problems) or (complete and verdict.status != "complete"))
+
+
+@commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to make.")
 @click.option("--force", is_flag=True, help="Replace a file that is in the way.")

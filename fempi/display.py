@@ -16,7 +16,9 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from fempi import catalogue, launcher, registry
+from fempi.check import Verdict, check
 from fempi.config import Config
+from fempi.errors import FempiError
 from fempi.matrix import matrices
 from fempi.progress import Progress, Reporter
 from fempi.runfile import RunFile
@@ -150,8 +152,10 @@ def plugin(kind: str, name: str) -> None:
 
 
 def info(path: Path) -> None:
-    """Print what a record is."""
+    """Print what a record is; FempiError if what would be printed is not what was written."""
     out = console()
+    if problems := check(path, updates=False).problems:
+        raise FempiError(f"{path} is damaged: {'; '.join(problems)}; `fempi check` reads all of it")
     with RunFile(path) as record:
         facts = record.attributes
         config = record.config
@@ -166,6 +170,7 @@ def info(path: Path) -> None:
             "configuration": f"seed {facts['seed']}, hash {facts['config_hash'][:16]}",
             "updates": config["record"]["updates"] + _every(config["record"]["every"]),
             "size": _size(_bytes_on_disk(path)),
+            "checksums": "match, of all but the updates (`fempi check` reads those too)",
         }
         for key, value in lines.items():
             out.print(f"{key:14} {value}", highlight=False, soft_wrap=True)
@@ -177,6 +182,16 @@ def info(path: Path) -> None:
             for table in tables([summarize(path)], out.width):
                 out.print(table)
         out.print(facts["config"].rstrip(), highlight=False, markup=False, soft_wrap=True)
+
+
+def verdict(path: Path, found: Verdict) -> None:
+    """Print what a check found."""
+    out = console()
+    for problem in found.problems:
+        out.print(problem, highlight=False, markup=False, soft_wrap=True)
+    state = "is damaged" if found.problems else "is whole"
+    said = f"{path} {state}: {found.status}, {found.committed} of {found.rounds} rounds"
+    out.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def _status(record: RunFile) -> str:

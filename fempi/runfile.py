@@ -13,9 +13,11 @@ import numpy as np
 from fempi import lock
 from fempi.digest import SEAL, seal
 from fempi.errors import FempiError
-from fempi.schema import FORMAT, FORMAT_VERSION, VECTORS, Layout
+from fempi.schema import COORDINATES, FIELDS, FORMAT, FORMAT_VERSION, VECTORS, Layout
 
 MASTER = "run.h5"
+_FIRST_DIMENSION = {f.path: f.dims[0] for f in (*FIELDS, *COORDINATES)}
+_ATTRIBUTES = ("config", "config_hash", "layout", "run_id", "status")
 
 
 def round_name(run_id: str, round: int) -> str:  # noqa: A002 - the field's word
@@ -46,28 +48,47 @@ def lock_of(folder: Path) -> Path:
 class RunFile:
     """A record opened for reading: a packed file, or the folder of a run that goes on or was cut short.
 
-    `file["rounds/trust"]` is the h5py dataset; nothing is read before it is indexed. Use it in a `with` statement.
+    `run["rounds/trust"]` is the h5py dataset; nothing is read before it is indexed. Use it in a `with` statement.
     Raises FempiError for what is not a record, or one of a newer format.
     """
+
+    config: dict[str, Any]
+    """the complete configuration of the run"""
+    layout: Layout
+    """what fixes the record's shape"""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.is_folder = self.path.is_dir()
         try:
-            self._file = opened(self.path / MASTER if self.is_folder else self.path)
-        except FileNotFoundError:
+            self.file = opened(self.path / MASTER if self.is_folder else self.path)
+        except (FileNotFoundError, NotADirectoryError):
             what = f"{self.path} holds no {MASTER}" if self.is_folder else f"there is no {self.path}"
             raise FempiError(f"{what}; name a run's .h5 file or its folder") from None
-        version = self._file.attrs.get("format_version")
-        if self._file.attrs.get("format") != FORMAT or not isinstance(version, (int, np.integer)):
+        try:
+            self._examine()
+        except FempiError:
             self.close()
+            raise
+        except Exception as error:  # a damaged file gives anything
+            self.close()
+            raise FempiError(f"{self.path} is damaged: {error}") from error
+
+    def _examine(self) -> None:
+        facts = self.file.attrs
+        version = facts.get("format_version")
+        if facts.get("format") != FORMAT or not isinstance(version, (int, np.integer)):
             raise FempiError(f"{self.path} is an HDF5 file, but not a record of fempi")
         if version > FORMAT_VERSION:
-            self.close()
             raise FempiError(
                 f"{self.path} has format version {version}, newer than this fempi knows ({FORMAT_VERSION}); "
                 "install a newer fempi"
             )
+        self.config = tomllib.loads(facts["config"])
+        self.layout = Layout(**json.loads(facts["layout"]))
+        missing = [name for name in _ATTRIBUTES if not isinstance(facts.get(name), str)]
+        if missing:
+            raise FempiError(f"{self.path} lacks its attribute {missing[0]}")
 
     def __enter__(self) -> Self:
         return self
@@ -77,11 +98,11 @@ class RunFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self.file.close()
 
     def __getitem__(self, path: str) -> h5py.Dataset:
         try:
-            return self._file[path]
+            return self.file[path]
         except KeyError:
             reason = ""
             if path in VECTORS:
@@ -89,12 +110,12 @@ class RunFile:
             raise FempiError(f"{self.path} holds no {path}{reason}") from None
 
     def __contains__(self, path: str) -> bool:
-        return path in self._file
+        return path in self.file
 
     @property
     def attributes(self) -> dict[str, Any]:
         """The root attributes."""
-        attributes = dict(self._file.attrs)
+        attributes = dict(self.file.attrs)
         if self.is_folder and self.status == "complete":
             with opened(self.path / final_name(self.run_id)) as final:
                 attributes["wall_seconds"] = final.attrs["wall_seconds"]
@@ -103,23 +124,18 @@ class RunFile:
     @property
     def is_sealed(self) -> bool:
         """Whether all but the rounds' own values is as it was written."""
-        return bool(self._file.attrs.get(SEAL) == seal(self._file))
+        return bool(self.file.attrs.get(SEAL) == seal(self.file))
 
     @property
     def run_id(self) -> str:
         """What tells this run's files from those of any other."""
-        return str(self._file.attrs["run_id"])
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The complete configuration of the run."""
-        return tomllib.loads(self._file.attrs["config"])
+        return str(self.file.attrs["run_id"])
 
     @property
     def status(self) -> str:
         """One of complete, running (a folder that a process works on) or interrupted."""
         if not self.is_folder:
-            return str(self._file.attrs["status"])
+            return str(self.file.attrs["status"])
         ended = (self.path / final_name(self.run_id)).exists()
         if ended and self.rounds_completed == self.rounds:
             return "complete"
@@ -133,13 +149,13 @@ class RunFile:
     @property
     def rounds(self) -> int:
         """Rounds the run was to have."""
-        return int(self._file["rounds/round"].shape[0])
+        return int(self.file["rounds/round"].shape[0])
 
     @property
     def rounds_completed(self) -> int:
         """Rounds committed, without a gap from the first."""
         if not self.is_folder:
-            return int(self._file.attrs["rounds_completed"])
+            return int(self.file.attrs["rounds_completed"])
         done = 0
         while (self.path / round_name(self.run_id, done + 1)).exists():
             done += 1
@@ -148,17 +164,12 @@ class RunFile:
     @property
     def evaluations_completed(self) -> int:
         """Evaluations in the committed rounds."""
-        return int((self._file["evaluation/round"][...] <= self.rounds_completed).sum())
-
-    @property
-    def layout(self) -> Layout:
-        """What fixes the record's shape."""
-        return Layout(**json.loads(self._file.attrs["layout"]))
+        return int((self.file["evaluation/round"][...] <= self.rounds_completed).sum())
 
     def read(self, path: str) -> np.ndarray:
         """Read a small dataset of the committed rounds; booleans as such."""
         dataset = self[path]
-        match dataset.dims[0].label:
+        match _FIRST_DIMENSION.get(path):  # the file's own name of it may be damaged, over which HDF5 crashes
             case "round":
                 length: int | None = self.rounds_completed
             case "evaluation":

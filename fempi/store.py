@@ -178,7 +178,7 @@ def reopen(folder: Path, launch: Description) -> tuple[Description, Checkpoint |
     if state is None:
         remove(folder)
         return launch, None
-    there = run_rounds(folder, attributes["run_id"])
+    there = rounds_there(folder, attributes["run_id"])
     lacking = sorted(set(range(1, state.round + 1)) - there)
     if lacking:
         raise FempiError(f"{folder} lacks round {lacking[0]}, but its checkpoint is of round {state.round}")
@@ -217,7 +217,7 @@ def open_record(
     return Recorder(folder, description, checkpoint_every=checkpoint_every, seconds=state.seconds), state
 
 
-def run_rounds(folder: Path, run_id: str) -> set[int]:
+def rounds_there(folder: Path, run_id: str) -> set[int]:
     """Return the numbers of the rounds that have a file."""
     names = (re.fullmatch(rf"round-{run_id}-(\d+)\.h5", path.name) for path in folder.iterdir())
     return {int(name[1]) for name in names if name}
@@ -240,7 +240,7 @@ def pack(folder: Path, target: Path) -> None:
     """
     with RunFile(folder) as run:
         layout, rounds = run.layout, run.rounds_completed
-        if len(run_rounds(folder, run.run_id)) > rounds:
+        if len(rounds_there(folder, run.run_id)) > rounds:
             raise FempiError(f"{folder} lacks round {rounds + 1}, but has later ones; it is not as it was left")
         attributes = {
             **run.attributes,
