@@ -76,7 +76,8 @@ class Recorder:
         self._began = time.monotonic() - seconds
         self._id = description.attributes.get("run_id") or uuid.uuid4().hex[:12]
         attributes = {**description.attributes, "run_id": self._id}
-        folder.mkdir(parents=True, exist_ok=True)
+        if "run_id" not in description.attributes:
+            folder.mkdir(parents=True)
         atomic.write(folder / MASTER, lambda file: _write_master(file, self._layout, attributes, description.static))
 
     def wait(self) -> None:

@@ -11,8 +11,8 @@ from matplotlib.image import imread
 
 from fempi.errors import FempiError
 from fempi.forensics import figures, records
-from fempi.schema import Layout
-from fempi.store import Recorder, pack
+from fempi.schema import STATIC, Layout
+from fempi.store import Description, Recorder, pack
 
 ANALYSIS = Path(__file__).parents[1] / "analysis"
 
@@ -28,17 +28,17 @@ def record(
 ) -> Path:
     """A record of one round whose clients (rows) hold these examples of each class (columns)."""
     clients, classes = counts.shape
-    sizes = {"round": 1, "slot": 1, "param": 1, "client": clients, "class": classes, "layer": 1, "rank": 1}
-    layout = Layout(sizes=sizes)
+    sizes = {"round": 1, "slot": 1, "param": 1, "client": clients, "class": classes, "layer": 1, "plugin": 0}
+    layout = Layout(sizes=sizes, launches=[[1, 1]])
     static = {
         f.path: np.full(layout.shape(f), "" if f.dtype == "str" else 0, object if f.dtype == "str" else f.dtype)
         for f in layout.fields()
-        if f.dims[0] in ("client", "layer", "rank")
+        if f in STATIC
     }
     static["clients/label_counts"] = counts
-    attributes = {"config": f'label = "{label}"', "created": created}
+    attributes = {"config": f'label = "{label}"', "config_hash": "", "created": created}
     static["clients/malicious"] = np.isin(np.arange(clients), malicious)
-    recorder = Recorder(folder / f"{label}.run", layout, attributes, static)
+    recorder = Recorder(folder / f"{label}.run", Description(layout=layout, attributes=attributes, static=static))
     recorder.write(1, {"evaluation/accuracy": np.array(accuracy)})
     recorder.wait()
     return folder / f"{label}.run"
