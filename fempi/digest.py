@@ -1,8 +1,8 @@
 """SHA-256 sums that tell whether a record still holds what was written.
 
-Each round has two, one of its updates and one of all the rest, so that what is small can be checked without reading
-what is large. A file's seal covers the rest of it: attributes, names, shapes, whatever does not belong to one round,
-and the rounds' sums; so of a packed file it covers everything.
+Each round has three: of its results, of its updates, so that what is small can be checked without reading what is
+large, and of what may differ between two runs with the same results. A file's seal covers the rest of it: attributes,
+names, shapes, whatever does not belong to one round, and the rounds' sums; so of a packed file it covers everything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fempi.schema import CHECKSUMS, PER_ROUND, VECTOR, Field
+from fempi.schema import CHECKSUMS, EXECUTION, PER_ROUND, VECTOR, Field
 
 SEAL = "sha256"
 """The root attribute that holds a file's seal"""
@@ -26,18 +26,24 @@ class RoundSums:
     """The sums of a round, of which the values are added in the schema's order as they are stored."""
 
     def __init__(self) -> None:
-        self._rest, self._updates = hashlib.sha256(), hashlib.sha256()
+        self._sums = {f.path: hashlib.sha256() for f in CHECKSUMS}
 
     def add(self, f: Field, values: np.ndarray) -> None:
         """Add the values of a field, or of a row of it."""
-        sums = self._updates if VECTOR in f.dims else self._rest
+        sums = self._sums[checksum_of(f)]
         sums.update(f.path.encode())
         sums.update(np.ascontiguousarray(values).data)
 
     def digests(self) -> dict[str, np.ndarray]:
-        """Return both sums by the paths of their datasets."""
-        both = (self._rest.digest(), self._updates.digest())
-        return {f.path: np.frombuffer(digest, np.uint8) for f, digest in zip(CHECKSUMS, both, strict=True)}
+        """Return the sums by the paths of their datasets."""
+        return {path: np.frombuffer(sums.digest(), np.uint8) for path, sums in self._sums.items()}
+
+
+def checksum_of(f: Field) -> str:
+    """Path of the dataset with the sums that a field of the rounds goes into."""
+    if VECTOR in f.dims:
+        return "checksums/updates"
+    return "checksums/execution" if f.path in EXECUTION else "checksums/results"
 
 
 def seal(file: h5py.File) -> str:

@@ -50,10 +50,13 @@ PLUGINS = (
 """Datasets of records made with plugin files."""
 
 CHECKSUMS = (
-    Field("checksums/rest", ("round", "byte"), "u1", "SHA-256 of all else that the round holds, but updates", 0),
+    Field("checksums/results", ("round", "byte"), "u1", "SHA-256 of the round's results, but the updates", 0),
     Field("checksums/updates", ("round", "byte"), "u1", "SHA-256 of the updates that are kept of the round", 0),
+    Field("checksums/execution", ("round", "byte"), "u1", "SHA-256 of who made the round and how long it took", 0),
 )
-"""What tells whether a round still holds what was written."""
+"""What tells whether a round still holds what was written; equal results and updates have equal sums."""
+EXECUTION = ("rounds/rank", "timing/seconds")
+"""What may differ between two runs with the same results"""
 
 FIELDS = (
     Field("clients/malicious", ("client",), "bool", "whether the client is malicious (the truth)", 0),

@@ -91,6 +91,7 @@ name = "clipping"
 set.attack = { name = "optimal_alie", evaluations = 4, start_round = 2 }
 set.aggregator = { name = "centered_clipping" }
 """
+EXECUTION = ("timing/", "ranks/", "launches/", "rounds/rank", "checksums/execution")
 ARMS = ["clean", "krum", "dual", "fltrust", "hybrid", "clipping"]
 JOBS = [(ranks, placement) for placement in ("balanced", "pinned") for ranks in (1, 2, 3, 4)]
 
@@ -156,9 +157,11 @@ def test_every_bit_is_that_of_one_rank(ranks, placement, arm, jobs):
     assert one.returncode == many.returncode == 0, many.output
     expected, got = arrays(one.folder / f"{arm}.h5"), arrays(many.folder / f"{arm}.h5")
     assert expected.keys() == got.keys()
-    compared = [path for path in got if not path.startswith(("timing/", "ranks/")) and path != "rounds/rank"]
+    compared = [path for path in got if not path.startswith(EXECUTION)]
     assert [path for path in compared if not same_bits(expected[path], got[path])] == []
-    assert {path.partition("/")[0] for path in compared} == {"rounds", "evaluation", "clients", "layers", "final"}
+    assert {path.partition("/")[0] for path in compared} == {
+        *("rounds", "evaluation", "clients", "layers", "final", "checksums")
+    }
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -208,8 +211,8 @@ def test_a_job_leaves_complete_packed_files_and_nothing_else(ranks, placement, j
     for arm in ARMS:
         with RunFile(job.folder / f"{arm}.h5") as run:
             assert (run.status, run.rounds_completed, run.config["label"]) == ("complete", 2, arm)
-            assert len(run["ranks/host"]) == ranks
-            assert set(run["ranks/device"].asstr()) == {"cpu"}
+            assert run["ranks/host"].shape == (1, ranks)
+            assert set(run["ranks/device"].asstr()[0]) == {"cpu"}
 
 
 @pytest.mark.parametrize(("ranks", "placement"), JOBS)
@@ -275,16 +278,18 @@ def test_another_configuration_is_refused_and_with_force_replaces(here, capfd):
     assert [p.name for p in (here / "out/small").iterdir()] == ["small.h5"]
 
 
-def test_an_unfinished_folder_is_in_the_way_and_with_force_replaced(here, capfd):
-    run = ["run", "config.toml", "--output", "out"]
-    assert cli.main([*run, "--set", "record.pack=false"]) == 0
+def test_an_unfinished_folder_goes_on_and_with_force_is_replaced(here, capfd):
+    run = ["run", "config.toml", "--output", "out", "--set", "record.pack=false"]
+    assert cli.main(run) == 0
     folder = here / "out/small/small.run"
-    next(folder.glob("final-*.h5")).unlink()
-    assert cli.main([*run, "--set", "record.pack=false"]) == 2
-    assert "small.run is of a run that did not end" in capfd.readouterr().err
-    assert cli.main([*run, "--set", "record.pack=false", "--force"]) == 0
     with RunFile(folder) as record:
-        assert record.status == "complete"
+        first = record.run_id
+    for more, same in (([], True), (["--force"], False)):
+        next(folder.glob("final-*.h5")).unlink()
+        assert cli.main([*run, *more]) == 0
+        with RunFile(folder) as record:
+            assert record.status == "complete"
+            assert (record.run_id == first) == same
 
 
 def test_only_what_is_missing_of_a_sweep_is_made(here, capfd):
