@@ -173,7 +173,7 @@ def info(path: Path) -> None:
             "checksums": "match, of all but the updates (`fempi check` reads those too)",
         }
         for key, value in lines.items():
-            out.print(f"{key:14} {value}", highlight=False, soft_wrap=True)
+            out.print(f"{key:14} {_printable(value)}", highlight=False, markup=False, soft_wrap=True)
         if record.rounds_completed:
             seconds = record.read("timing/seconds")[:, 0].mean(axis=0)
             phases = ", ".join(f"{phase} {_milliseconds(s)}" for phase, s in zip(PHASES, seconds, strict=True))
@@ -181,7 +181,7 @@ def info(path: Path) -> None:
         if record.evaluations_completed:
             for table in tables([summarize(path)], out.width):
                 out.print(table)
-        out.print(facts["config"].rstrip(), highlight=False, markup=False, soft_wrap=True)
+        out.print(_printable(facts["config"].rstrip()), highlight=False, markup=False, soft_wrap=True)
 
 
 def verdict(path: Path, found: Verdict) -> None:
@@ -202,6 +202,11 @@ def _status(record: RunFile) -> str:
             return "interrupted, `fempi resume` goes on"
         case status:
             return status
+
+
+def _printable(text: str) -> str:
+    """Leave out what could steer a terminal; whoever made the record may have put it there."""
+    return "".join(character for character in text if character.isprintable() or character == "\n")
 
 
 def _bytes_on_disk(path: Path) -> int:
