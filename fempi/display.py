@@ -55,8 +55,12 @@ class Display(Reporter):
         self._skipped.append(f"{config.label} is left to {holder}")
         self._say(self._skipped[-1])
 
-    def started(self, config: Config, done: int) -> None:
+    def started(self, config: Config, done: int, same_software: bool) -> None:
         """Begin a run's bar, or say what it is."""
+        if not same_software:
+            self._say(
+                f"{config.label}: earlier rounds were made by other versions (launches/software); bits may differ"
+            )
         self._label, self._rate, self._accuracy, self._began = config.label, 0.0, "", time.monotonic()
         self._cohort = config.train.cohort
         if not self._console.is_terminal:

@@ -30,8 +30,8 @@ class Reporter:
     def skipped(self, config: Config, reason: str) -> None:
         """A run is left out, because a plugin cannot work with its settings."""
 
-    def started(self, config: Config, done: int) -> None:
-        """A run begins, or goes on after `done` rounds."""
+    def started(self, config: Config, done: int, same_software: bool) -> None:
+        """A run begins, or goes on after `done` rounds, perhaps made by other versions of what computes."""
 
     def left(self, config: Config, holder: str) -> None:
         """A run is left to another job, which is described."""

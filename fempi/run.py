@@ -58,7 +58,7 @@ def run(
             raise FempiError(
                 f"{folder} has spent another epsilon than this privacy accountant says; is it another version?"
             )
-        reporter.started(config, state.round)
+        reporter.started(config, state.round, same_software=len(set(recorder.software)) == 1)
         return state.round
 
     done = comm.from_root(begin)

@@ -67,6 +67,7 @@ class Recorder:
     ) -> None:
         """Write the folder's master, for a new run or one that goes on after `seconds` of wall time (see `reopen`)."""
         self.folder = folder
+        self.software = list(description.static["launches/software"])
         self._layout = description.layout
         self._encode = _encoder(self._layout)
         self._thread = ThreadPoolExecutor(1, "fempi-recorder")
