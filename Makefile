@@ -1,5 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
-# Variables: PYTHON, CONSTRAINTS, RANKS, MPIRUN and ARGS (for `fempi run`), as in `make run RANKS=4 ARGS=--force`.
+# Variables: PYTHON, CONSTRAINTS, RANKS, MPIRUN and ARGS (for `fempi run`), as in `make run RANKS=4 ARGS=--force`; N (for
+# `faults`).
 
 PYTHON ?= python3
 CONSTRAINTS ?= .ci/constraints.txt
@@ -71,6 +72,19 @@ endif
 test: .venv/test ## Run every test, those under mpirun included
 	.venv/bin/python -m pytest
 
+N ?= 10
+.PHONY: faults
+faults: .venv/test ## Kill jobs at random moments and resume them to the same bits, N=10 times
+	FEMPI_FAULTS=$(N) .venv/bin/python -m pytest tests/faults
+
+.PHONY: slurm
+slurm: .venv/test ## Run every template in jobs/ under a real Slurm on this machine (root; packages: .ci/packages)
+	.venv/bin/python -m pytest tests/slurm
+
+.PHONY: hosts
+hosts: .venv/test .venv/mpich ## Run over two hosts, network namespaces, and cut them off (root)
+	FEMPI_MPICH=$(CURDIR)/.venv/mpich .venv/bin/python -m pytest tests/hosts
+
 .PHONY: lint
 lint: .venv/dev ## Check style, types and the direction of imports
 	.venv/bin/ruff check .
@@ -107,6 +121,13 @@ stale:
 .venv/test: .venv/setup
 	@echo "Installing the test tools into .venv"
 	@$(call install,test)
+	@touch $@
+
+# An MPICH beside Open MPI: in one folder the two would overwrite each other's mpirun.
+.venv/mpich: .venv/test
+	@echo "Installing MPICH into .venv/mpich"
+	@rm -rf $@
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --ignore-installed --no-deps --prefix $@ mpich
 	@touch $@
 
 .venv/dev: .venv/test

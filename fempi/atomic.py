@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import h5py
 
+_DIGEST = hashlib.sha256().digest_size
 _SMALL = 1 << 16
 """HDF5's own bookkeeping comes in smaller pieces than these bytes; larger ones are data."""
 
@@ -66,10 +68,11 @@ class _Disk(io.FileIO):
             return size or 0
 
 
-def write(path: Path, fill: Callable[[h5py.File], Any]) -> None:
+def write(path: Path, fill: Callable[[h5py.File], Any], *, summed: bool = False) -> None:
     """Let `fill` write an HDF5 file under a temporary name, bring it to the disk and put it in place of `path`.
 
-    Whatever goes wrong, a full disk included, is raised, and leaves what was there.
+    Whatever goes wrong, a full disk included, is raised, and leaves what was there. A summed file ends with the SHA-256
+    of all its other bytes, for `is_whole`; HDF5 does not mind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -80,6 +83,10 @@ def write(path: Path, fill: Callable[[h5py.File], Any]) -> None:
             except Exception:
                 if disk.error is None:  # else HDF5 stumbled over what could not be written
                     raise
+            if summed:
+                disk.seek(0)
+                digest = hashlib.sha256(disk.readall()).digest()
+                disk.write(digest)
             if disk.error is not None:
                 raise disk.error
             os.fsync(disk.fileno())
@@ -88,6 +95,18 @@ def write(path: Path, fill: Callable[[h5py.File], Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a summed file holds what was written; HDF5, which may crash over damage, need not see it."""
+    return whole(path) is not None
+
+
+def whole(path: Path) -> bytes | None:
+    """Return the bytes of a summed file, None if they are not those that were written."""
+    text = path.read_bytes()
+    content, digest = text[:-_DIGEST], text[-_DIGEST:]
+    return content if hashlib.sha256(content).digest() == digest else None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -21,7 +21,7 @@ from fempi.digest import SEAL, RoundSums, seal
 from fempi.errors import FempiError
 from fempi.runfile import RunFile, final_name, opened, round_name
 from fempi.schema import CHECKSUMS, VECTOR, Field, Layout
-from fempi.store import rounds_there
+from fempi.store import committed
 
 PATIENCE = 60
 """Seconds that reading a round may take"""
@@ -70,7 +70,9 @@ def check(path: Path, *, updates: bool = True) -> Verdict:
 
 def _answer(to: Connection, path: Path, updates: bool) -> None:
     """Send the verdict on a record, or what is wrong in words, after an empty text each now and then."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         to.send(_examine(path, updates, beat=lambda: to.send("")))
@@ -87,16 +89,12 @@ def _examine(path: Path, updates: bool, beat: Callable[[], None]) -> Verdict:
             raise FempiError(f"{path} is damaged: {what} is not what was written, so nothing else can be trusted")
         layout, done = run.layout, run.rounds_completed
         if run.is_folder:
-            problems = [*_missing(path, run.run_id, done), *_damaged_files(path, run, layout, done, updates, beat)]
+            done, later = committed(path, run.run_id)
+            problems = [f"round {done + 1} has no file, but round {later} has"] if later else []
+            problems += [*_damaged_files(path, run, layout, done, updates, beat)]
         else:
             problems = list(_damaged_rounds(run, layout, done, updates, beat))
         return Verdict(status=run.status, rounds=run.rounds, committed=done, problems=problems)
-
-
-def _missing(folder: Path, run_id: str, done: int) -> Iterator[str]:
-    later = {r for r in rounds_there(folder, run_id) if r > done}
-    if later:
-        yield f"round {done + 1} has no file, but round {min(later)} has"
 
 
 def _damaged_files(

@@ -61,7 +61,7 @@ class Train(Section):
     """clients in a round"""
     local_epochs: Annotated[int, Field(ge=1)] = 5
     batch_size: Annotated[int, Field(ge=1)] = 10
-    lr: Annotated[float, Field(gt=0)] = 0.01
+    lr: Annotated[float, Field(gt=0, le=1e6)] = 0.01
 
 
 class Attack(PluginSection):
@@ -141,7 +141,7 @@ class Config(Section):
     label: FileName
     """this run among those of its file: its arm and its place in the grid; names the record"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    rounds: Annotated[int, Field(ge=1)] = 100
+    rounds: Annotated[int, Field(ge=1, le=10**6)] = 100
     skip_invalid: bool = False
     """leave a run out, and say why, if a plugin objects to it when it is prepared, instead of refusing all runs"""
     data: Data = Data()
@@ -192,6 +192,8 @@ PLUGINS: Mapping[str, tuple[str, str]] = {
 }
 NOISE = ("noise_multiplier", "epsilon", "noise_std")
 """Settings of [privacy] of which one is given: where an arm gives another, the first goes"""
+MOST_LINES, LONGEST_LINE = 100, 1000
+"""What is said of a configuration that is wrong all over"""
 LEAST_NOISE = 1e-3
 """A smaller multiple protects nothing, and the accountant's numbers overflow."""
 SECTIONS: Mapping[str, type[Section]] = {
@@ -211,9 +213,11 @@ class ConfigError(FempiError):
     """Everything that is wrong with a configuration, a line each."""
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
-        self.problems = list(dict.fromkeys(problems))
+        self.problems = [_on_a_line(problem) for problem in dict.fromkeys(problems)]
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__("\n  ".join([f"{where}: {count}", *self.problems]))
+        more = len(self.problems) - MOST_LINES
+        shown = [*self.problems[:MOST_LINES], f"and {more} more"] if more > 0 else self.problems
+        super().__init__("\n  ".join([f"{where}: {count}", *shown]))
 
 
 def resolve(document: Document) -> tuple[Config | None, list[str]]:
@@ -348,6 +352,12 @@ def _describe(error: ValidationError, prefix: tuple[str, ...]) -> list[str]:
             said = detail["msg"][0].lower() + detail["msg"][1:]
             lines.append(f"{where}: {said}, not {detail['input']!r}")
     return lines
+
+
+def _on_a_line(text: str) -> str:
+    """Escape what keys and values of a file could do to a terminal, and cut what nobody would read."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return plain if len(plain) <= LONGEST_LINE else f"{plain[:LONGEST_LINE]} ..."
 
 
 def _without_none(value: Any) -> Any:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from fempi import catalogue, launcher, registry
+from fempi import catalogue, launcher, registry, store
 from fempi.check import Verdict, check
 from fempi.config import Config
 from fempi.errors import FempiError
@@ -173,7 +173,7 @@ def info(path: Path) -> None:
             "ranks": _ranks(record),
             "configuration": f"seed {facts['seed']}, hash {facts['config_hash'][:16]}",
             "updates": config["record"]["updates"] + _every(config["record"]["every"]),
-            "size": _size(_bytes_on_disk(path)),
+            "size": _size(store.size(path)),
             "checksums": "match, of all but the updates (`fempi check` reads those too)",
         }
         for key, value in lines.items():
@@ -211,10 +211,6 @@ def _status(record: RunFile) -> str:
 def _printable(text: str) -> str:
     """Leave out what could steer a terminal; whoever made the record may have put it there."""
     return "".join(character for character in text if character.isprintable() or character == "\n")
-
-
-def _bytes_on_disk(path: Path) -> int:
-    return sum(p.stat().st_size for p in (path.iterdir() if path.is_dir() else [path]))
 
 
 def _size(nbytes: int) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +17,11 @@ from fempi import registry
 from fempi.config import NAME, NAME_LENGTH, NOISE, PLUGINS, SECTIONS, Config, ConfigError, Document, resolve
 from fempi.errors import FempiError
 
+MOST_RUNS = 10_000
+"""that one file may describe"""
+DEEPEST = 20
+"""tables and lists within each other; a configuration needs five"""
+
 
 def load(path: Path, *, overrides: Sequence[str] = (), arm: str | None = None) -> list[Config]:
     """Read a file, apply `key=TOMLVALUE` overrides, and expand arms and grid; one arm only, if `arm` names it.
@@ -23,10 +30,10 @@ def load(path: Path, *, overrides: Sequence[str] = (), arm: str | None = None) -
     Raises ConfigError with every problem there is.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(str(path), [f"not valid TOML: {error}"]) from error
     settings: Document = {}
     problems: list[str] = []
@@ -75,18 +82,41 @@ def parse(
         problems += [
             f"{label}: {p}" for p in own if p not in base_problems and not (named_badly and p.startswith("label: "))
         ]
+        if changed.get("plugins") != document.get("plugins"):
+            problems.append(f"{label}: plugins: are loaded once for all runs, so no arm and no grid can set them")
         if resolved is not None:
             labels.append(label)
             if arm in (None, arm_name):
                 configs.append(resolved)
 
-    problems += [f"two runs are called {label!r}" for label in sorted({x for x in labels if labels.count(x) > 1})]
+    problems += [f"two runs are called {label!r}" for label, count in sorted(Counter(labels).items()) if count > 1]
     names = [str(a["name"]) for a in arms]
     if arm is not None and not problems and arm not in names:
         problems.append(f"--arm: no arm is called {arm!r}{registry.nearest(arm, names)}")
     if problems:
         raise ConfigError(where, problems)
     return configs
+
+
+def _parsed(text: str) -> Document:
+    """Read TOML; ValueError for what is none, and for what `tomllib` takes although no configuration can mean it."""
+    try:
+        document = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("lists or tables are nested too deeply") from error
+    _vet(document, "", DEEPEST)
+    return document
+
+
+def _vet(value: Any, where: str, depth: int) -> None:
+    """Raise ValueError for integers of more than 64 bits, which are none in TOML, and for deep nesting."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{where}: has more than 64 bits")
+    if isinstance(value, (dict, list)):
+        if not depth:
+            raise ValueError(f"{where}: lists or tables are nested too deeply")
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value, 1):
+            _vet(inner, f"{where}.{key}".lstrip("."), depth - 1)
 
 
 def _load_plugins(document: Document, settings: Mapping[str, Any], folder: Path, problems: list[str]) -> list[str]:
@@ -107,11 +137,12 @@ def _load_plugins(document: Document, settings: Mapping[str, Any], folder: Path,
 def _note_sums(document: Document, sums: list[str], problems: list[str]) -> None:
     """Put the plugin files' sums into the configuration, so that a changed file makes another run."""
     plugins = document.get("plugins")
-    if not sums or not isinstance(plugins, dict):
+    if not isinstance(plugins, dict):
         return
     if plugins.get("sha256", sums) != sums:
         problems.append("plugins.sha256: the files are not those that the configuration was made with")
-    document["plugins"] = {**plugins, "sha256": sums}
+    if sums:
+        document["plugins"] = {**plugins, "sha256": sums}
 
 
 def _flat(settings: Mapping[str, Any]) -> Document:
@@ -168,6 +199,10 @@ def _expand(document: Document, arms: list[Document], grid: Any) -> Iterator[tup
     if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
         yield "", "", {}, 'grid: each key must list its values, as in "seed" = [1, 2, 3]'
         return
+    runs = len(arms or [""]) * math.prod(map(len, grid.values()))
+    if runs > MOST_RUNS:
+        yield "", "", {}, f"grid: makes {runs} runs, and one file may make {MOST_RUNS}; split it"
+        return
     short = [key.rpartition(".")[2] for key in grid]
     keys = {key: last if short.count(last) == 1 else key for key, last in zip(grid, short, strict=True)}
     for table in arms or [{"name": document.get("label", document.get("name", "run"))}]:
@@ -197,8 +232,8 @@ def _parse_override(text: str) -> Document:
     if not equals:
         raise FempiError("write it as key=VALUE, with the value as in TOML")
     try:
-        return {key.strip(): tomllib.loads(f"value = {value}")["value"]}
-    except (tomllib.TOMLDecodeError, KeyError) as error:
+        return {key.strip(): _parsed(f"value = {value}")["value"]}
+    except (ValueError, KeyError) as error:
         raise FempiError(f"{value!r} is not a TOML value (strings need quotes): {error}") from error
 
 

@@ -116,11 +116,15 @@ def nearest(word: str, known: typing.Iterable[str]) -> str:
 
 def load_file(path: Path) -> str:
     """Import a user's plugin file, which registers what it defines; return the SHA-256 of its text."""
-    if not path.is_file():
-        raise FempiError(f"no such file: {path}")
-    if path.suffix != ".py":
-        raise FempiError(f"{path} is not a Python file (.py)")
-    return _load(path.read_bytes(), path)
+    try:
+        if not path.is_file():
+            raise FempiError(f"no such file: {path}")
+        if path.suffix != ".py":
+            raise FempiError(f"{path} is not a Python file (.py)")
+        text = path.read_bytes()
+    except OSError as error:
+        raise FempiError(f"{path} cannot be read: {error.strerror}") from error
+    return _load(text, path)
 
 
 def load_source(text: str, path: Path) -> str:
@@ -151,7 +155,7 @@ def _load(text: bytes, path: Path) -> str:
     except FempiError:
         del sys.modules[module_name]
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise FempiError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     _loaded[module_name] = digest

@@ -8,7 +8,8 @@ from pathlib import Path
 from fempi import registry
 from fempi.config import Config, ConfigError, resolve
 from fempi.errors import FempiError
-from fempi.runfile import MASTER, RunFile, target_of
+from fempi.runfile import target_of
+from fempi.store import open_whole
 
 
 def config_of(folder: Path, *, allow_plugins: bool) -> Config:
@@ -19,11 +20,7 @@ def config_of(folder: Path, *, allow_plugins: bool) -> Config:
     if not folder.is_dir():
         packed = f"; {target_of(folder)} is its packed record" if target_of(folder).exists() else ""
         raise FempiError(f"{folder} is not the folder of a run{packed}")
-    with RunFile(folder) as run:
-        if not run.is_sealed:
-            raise FempiError(
-                f"{folder / MASTER} is damaged, so this run cannot go on; make it anew (fempi run --force)"
-            )
+    with open_whole(folder) as run:
         text = str(run.attributes["config"])
         files, sources = [], []
         if "plugins/file" in run:

@@ -12,7 +12,9 @@ another run's rounds may lie.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -79,7 +81,11 @@ class Recorder:
         attributes = {**description.attributes, "run_id": self._id}
         if "run_id" not in description.attributes:
             folder.mkdir(parents=True)
-        atomic.write(folder / MASTER, lambda file: _write_master(file, self._layout, attributes, description.static))
+        atomic.write(
+            folder / MASTER,
+            lambda file: _write_master(file, self._layout, attributes, description.static),
+            summed=True,
+        )
 
     def wait(self) -> None:
         """Return when all rounds handed over are committed; what went wrong in the thread is raised here."""
@@ -165,11 +171,7 @@ def reopen(folder: Path, launch: Description) -> tuple[Description, Checkpoint |
     Rounds after the checkpoint are removed, and will be made again; without a checkpoint, which is None then, the whole
     folder is. FempiError if the run is not that of `launch`, or cannot go on.
     """
-    with RunFile(folder) as run:
-        if not run.is_sealed:
-            raise FempiError(
-                f"{folder / MASTER} is damaged, so this run cannot go on; make it anew (fempi run --force)"
-            )
+    with open_whole(folder) as run:
         before = run.layout
         attributes = {name: value for name, value in run.attributes.items() if name not in _MASTERS_OWN}
         static = {f.path: _array(run[f.path]) for f in before.fields() if f in STATIC}
@@ -206,6 +208,13 @@ def reopen(folder: Path, launch: Description) -> tuple[Description, Checkpoint |
     return Description(layout=layout, attributes=attributes, static=static), state
 
 
+def open_whole(folder: Path) -> RunFile:
+    """Open a run's folder to go on with it; FempiError if its master is damaged, before HDF5 sees that."""
+    if (folder / MASTER).exists() and not atomic.is_whole(folder / MASTER):
+        raise FempiError(f"{folder / MASTER} is damaged, so this run cannot go on; make it anew (fempi run --force)")
+    return RunFile(folder)
+
+
 def open_record(
     folder: Path, launch: Description, state: Checkpoint, checkpoint_every: int
 ) -> tuple[Recorder, Checkpoint]:
@@ -217,6 +226,13 @@ def open_record(
         remove(folder)  # the rest of a run that was being removed
     state = found or state
     return Recorder(folder, description, checkpoint_every=checkpoint_every, seconds=state.seconds), state
+
+
+def committed(folder: Path, run_id: str) -> tuple[int, int | None]:
+    """Return how many rounds have a file, without a gap from the first, and the first that has one after a gap."""
+    there = rounds_there(folder, run_id)  # one look at a folder that may be written to
+    done = next(round_ for round_ in itertools.count() if round_ + 1 not in there)
+    return done, min((round_ for round_ in there if round_ > done), default=None)
 
 
 def rounds_there(folder: Path, run_id: str) -> set[int]:
@@ -241,8 +257,9 @@ def pack(folder: Path, target: Path) -> None:
     missing before others, or a file cannot be read or no longer holds what was written.
     """
     with RunFile(folder) as run:
-        layout, rounds = run.layout, run.rounds_completed
-        if len(rounds_there(folder, run.run_id)) > rounds:
+        layout = run.layout
+        rounds, later = committed(folder, run.run_id)
+        if later:
             raise FempiError(f"{folder} lacks round {rounds + 1}, but has later ones; it is not as it was left")
         attributes = {
             **run.attributes,
@@ -280,8 +297,13 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def size(folder: Path) -> int:
-    """Bytes that a folder's files have; 0 if it is not there."""
-    return sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
+    """Bytes that a folder's files have, or a file; 0 if there is none."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError):  # files of a run that goes on come and go
+        for file in folder.iterdir() if folder.is_dir() else [folder]:
+            with contextlib.suppress(FileNotFoundError):
+                total += file.stat().st_size
+    return total
 
 
 def remove(folder: Path) -> None:

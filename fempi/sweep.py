@@ -63,9 +63,8 @@ def run_all(
         def step() -> None:
             watchdog.pat()
             if asked := comm.largest(stop.asked):
-                raise Interrupted(
-                    f"stopped by {signal.Signals(asked).name}; the same command goes on, or `fempi resume`"
-                )
+                name = signal.Signals(asked).name
+                raise Interrupted(f"stopped by {name}; `fempi resume` goes on, or the same command without --force")
 
         comm.agree(
             " ".join(config.hash for config in configs),

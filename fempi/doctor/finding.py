@@ -58,7 +58,11 @@ def count(number: int, thing: str, things: str = "") -> str:
 
 def size(nbytes: float) -> str:
     """Write a number of bytes."""
-    return f"{nbytes / 1e6:,.1f} MB" if nbytes < 1e9 else f"{nbytes / 1e9:,.1f} GB"
+    for unit in ("B", "kB", "MB"):
+        if nbytes < 999.5:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:,.1f} GB"
 
 
 def speed(nbytes: float, seconds: float) -> str:

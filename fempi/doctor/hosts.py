@@ -127,7 +127,7 @@ def cores(said: Sequence[Rank]) -> Iterator[Finding]:
         crowded = _crowded(there)
         threads = sum(r.threads for r in there)
         if crowded is None:
-            yield ok(f"{host}: {count(threads, 'thread')} on {count(len(everything), 'core')}: {_bindings(there)}")
+            yield ok(f"{host}: {count(threads, 'thread')} on {count(len(everything), 'core')} ({_bindings(there)})")
             continue
         confined = [r for r in there if crowded >= set(r.cores)]
         number = sum(r.threads for r in confined)
@@ -138,7 +138,7 @@ def cores(said: Sequence[Rank]) -> Iterator[Finding]:
             advice = f"bind the ranks otherwise: `mpirun --bind-to none`, or `mpirun --map-by slot:PE={each}`"
         yield warning(
             f"{host}: {count(number, 'thread')} of {name_ranks(r.number for r in confined)} "
-            f"share{'s' if number == 1 else ''} {count(len(crowded), 'core')} ({numbers(crowded)}): {_bindings(there)}",
+            f"share{'s' if number == 1 else ''} {count(len(crowded), 'core')} ({numbers(crowded)}); {_bindings(there)}",
             f"{advice}; it works, but slowly",
         )
     by_threads = _grouped(said, [r.threads for r in said])
@@ -231,7 +231,7 @@ def _bindings(there: Sequence[Rank]) -> str:
     if len(groups) > _GROUPS:
         return f"{name_ranks(r.number for r in there)}, bound in {len(groups)} different ways"
     return "; ".join(
-        f"{name_ranks(r.number for r in group)} {count(threads, 'thread')} {'each ' if len(group) > 1 else ''}"
+        f"{name_ranks(r.number for r in group)}: {count(threads, 'thread')} {'each ' if len(group) > 1 else ''}"
         f"on core{'s' if len(bound) > 1 else ''} {numbers(bound)}"
         for (bound, threads), group in groups.items()
     )

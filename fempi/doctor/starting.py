@@ -108,12 +108,11 @@ def _on_path(library: str, here: list[Mpirun], fitting: Mpirun | None) -> Findin
 
 
 def _root_user(make: str) -> Iterator[Finding]:
-    allowed = all(os.environ.get(f"OMPI_ALLOW_RUN_AS_ROOT{also}") == "1" for also in ("", "_CONFIRM"))
     if os.geteuid() != 0 or make != "Open MPI":
         return
-    if allowed or launcher.world_size() is not None:
-        yield ok("the user is root, which Open MPI's mpirun was told to allow")
-    else:
+    if all(os.environ.get(f"OMPI_ALLOW_RUN_AS_ROOT{also}") == "1" for also in ("", "_CONFIRM")):
+        yield ok("the user is root, which Open MPI's mpirun is told to allow")
+    elif launcher.world_size() is None:
         yield warning(
             "the user is root, whom Open MPI's mpirun refuses",
             "in a container: export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
