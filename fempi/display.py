@@ -103,11 +103,12 @@ class Display(Reporter):
         laid_out = matrices(summaries, self._console.width) if len(summaries) > FEW_RUNS else []
         if len(summaries) <= MANY_RUNS or not laid_out:
             laid_out = [*tables(summaries, self._console.width), *laid_out]
-        for table in laid_out:
+        for table in laid_out if records else []:
             self._console.print(table)
         for reason in self._skipped:
             self._say(reason)
-        self._say(f"files in {', '.join(sorted({str(path.parent) for path in records}))}")
+        if records:
+            self._say(f"files in {', '.join(sorted({str(path.parent) for path in records}))}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -36,9 +36,10 @@ def ancestors() -> list[int]:
             name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
         except OSError:
             break
-        if name not in _LAUNCHERS:
-            break
-        found.append(pid)
+        if name in _LAUNCHERS:
+            found.append(pid)
+        elif found:
+            break  # what lies between a rank and its launcher, such as a script that binds it, is passed over
         pid = int(rest.split()[1])
     return found
 

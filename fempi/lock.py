@@ -38,7 +38,12 @@ def take(path: Path) -> Lock | None:
     give_up = time.monotonic() + _PATIENCE
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        if _flock(descriptor, fcntl.LOCK_EX):
+        try:
+            free = _flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            os.close(descriptor)
+            raise
+        if free:
             if _is_at(path, descriptor):
                 break
         elif time.monotonic() > give_up:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fempi import registry
 from fempi.config import Config, ConfigError, resolve
 from fempi.errors import FempiError
-from fempi.runfile import target_of
+from fempi.runfile import folder_of, target_of
 from fempi.store import open_whole
 
 
@@ -20,6 +20,8 @@ def config_of(folder: Path, *, allow_plugins: bool) -> Config:
     if not folder.is_dir():
         packed = f"; {target_of(folder)} is its packed record" if target_of(folder).exists() else ""
         raise FempiError(f"{folder} is not the folder of a run{packed}")
+    if folder_of(target_of(folder)) != folder:
+        raise FempiError(f"{folder} is not called as the folder of a run is; rename it to {folder.name}.run")
     with open_whole(folder) as run:
         text = str(run.attributes["config"])
         files, sources = [], []

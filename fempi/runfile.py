@@ -176,6 +176,9 @@ class RunFile:
                 length = self.evaluations_completed
             case _:
                 length = None
+        if length == 0:  # HDF5 cannot read nothing of a virtual dataset
+            dtype = bool if dataset.attrs.get("dtype") == "bool" else dataset.dtype
+            return np.empty((0, *dataset.shape[1:]), dtype)
         try:
             values: np.ndarray = dataset[:length]
         except OSError as error:

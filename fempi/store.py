@@ -192,18 +192,17 @@ def reopen(folder: Path, launch: Description) -> tuple[Description, Checkpoint |
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
 
+    if state.round == before.sizes["round"]:
+        return Description(layout=before, attributes=attributes, static=static), state
     (_, ranks), first = launch.layout.launches[0], state.round + 1
     past = [[begun, size] for begun, size in before.launches if begun < first]
     layout = dataclasses.replace(before, launches=[*past, [first, ranks]])
     for f in LAUNCH:
-        joined: np.ndarray = np.full(
-            layout.shape(f), "" if f.dtype == "str" else f.fill, object if f.dtype == "str" else f.dtype
-        )
-        for place, values in enumerate([*static[f.path][: len(past)], launch.static[f.path][0]]):
-            row = np.asarray(values, joined.dtype)
-            where: tuple[Any, ...] = (place, *map(slice, row.shape), ...)
-            joined[where] = row
-        static[f.path] = joined
+        rows = [*static[f.path][: len(past)], launch.static[f.path][0]]
+        if "rank" in f.dims:  # of which each launch has its own number
+            width, fill = layout.size("rank"), "" if f.dtype == "str" else f.fill
+            rows = [[*row[:width], *[fill] * (width - len(row))] for row in rows]
+        static[f.path] = np.array(rows, object if f.dtype == "str" else f.dtype)
     static["launches/first_round"][-1] = first
     return Description(layout=layout, attributes=attributes, static=static), state
 
@@ -292,7 +291,8 @@ def is_run_folder(folder: Path) -> bool:
     """Whether a folder holds nothing but what a Recorder writes, finished or not."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else ["a file"]
     return all(
-        re.fullmatch(r"run\.h5|checkpoint\.h5|final-\w+\.h5|round-\w+-\d+\.h5|\..*\.tmp", name) for name in names
+        re.fullmatch(r"run\.h5|checkpoint\.h5|final-\w+\.h5|round-\w+-\d+\.h5|\..*\.tmp|\.nfs\w+", name)
+        for name in names
     )
 
 

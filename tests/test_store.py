@@ -16,21 +16,28 @@ import xarray
 from records import round_file
 
 from fempi import FempiError, RunFile, cli, lock
+from fempi.check import check
+from fempi.checkpoint import Checkpoint
 from fempi.runfile import MASTER, lock_of
 from fempi.schema import CHECKSUMS, FIELDS, FORMAT_VERSION, PER_ROUND, PHASES, VECTOR, Layout
 from fempi.sketch import Sketch
-from fempi.store import Description, Recorder, pack, remove
+from fempi.store import Description, Recorder, open_record, pack, remove
 
 SIZES = {"round": 5, "slot": 4, "param": 300, "client": 6, "class": 3, "layer": 2, "plugin": 1}
 STATIC = ("client", "layer", "launch", "plugin")
 MODES = ["full", "float16", "sketch", "none"]
 VECTORS = ["rounds/update", "rounds/trained_update", "rounds/reference", "rounds/aggregate"]
 CONFIG = 'name = "x"\nlabel = "x"\n[record]\nupdates = "{}"\nevery = 1\n'
+ATTRIBUTES = {"config_hash": "abc", "problem": "def", "seed": 3}
 
 
 def layout_of(sizes=SIZES, **options):
     launches = options.pop("launches", [[1, 2]])
-    return Layout(sizes=sizes, launches=launches, **{"evaluate_every": 2, "sketch_size": 32, "per_client": True, "seed": 3, **options})
+    return Layout(
+        sizes=sizes,
+        launches=launches,
+        **{"evaluate_every": 2, "sketch_size": 32, "per_client": True, "seed": 3, **options},
+    )
 
 
 def test_without_tests_by_client_their_datasets_are_absent(tmp_path):
@@ -72,11 +79,7 @@ def final_of(layout):
 
 
 def begin(folder, layout):
-    attributes = {
-        "config": CONFIG.format(layout.updates),
-        "config_hash": "abc",
-        "seed": 3,
-    }
+    attributes = {**ATTRIBUTES, "config": CONFIG.format(layout.updates)}
     return Recorder(folder, Description(layout=layout, attributes=attributes, static=static_of(layout)))
 
 
@@ -366,6 +369,37 @@ def test_remove_takes_the_whole_folder(folder):
     record(folder, layout_of())
     remove(folder)
     assert not folder.exists()
+
+
+# Going on
+
+
+def test_launches_say_who_made_which_rounds_and_those_that_made_none_are_forgotten(folder, tmp_path):
+    """Two ranks make two rounds, five ranks none, one rank the rest."""
+    recorder = begin(folder, layout_of())
+    for round_ in (1, 2):
+        recorder.write(round_, arrays_of(layout_of(), round_), Checkpoint(params=np.zeros(300, "f4"), round=round_))
+    recorder.wait()
+    for ranks in (5, 1):
+        layout = layout_of(launches=[[1, ranks]])
+        launch = Description(layout=layout, attributes={**ATTRIBUTES, "config": "other"}, static=static_of(layout))
+        recorder, state = open_record(folder, launch, Checkpoint(params=np.ones(300, "f4")), 1)
+        assert (state.round, state.params.sum()) == (2, 0)
+    for round_ in (3, 4, 5):
+        recorder.write(round_, arrays_of(layout, round_))
+    recorder.finish(final_of(layout))
+    pack(folder, tmp_path / "x.h5")
+    for path in (folder, tmp_path / "x.h5"):
+        with RunFile(path) as run:
+            assert run.status == "complete"
+            assert run.layout.launches == [[1, 2], [3, 1]]
+            assert run["launches/first_round"][1] == 3
+            hosts = [f"ranks/host {place}" for place in ((0, 0), (0, 1), (0, 0))]
+            assert run["ranks/host"].asstr()[...].tolist() == [hosts[:2], [hosts[2], ""]]
+            seconds = run["timing/seconds"][...]
+            assert np.isnan(seconds).any(axis=2).tolist() == [[False, False]] * 2 + [[False, True]] * 3
+            assert seconds[3, 0].tolist() == arrays_of(layout, 4)["timing/seconds"][0].tolist()
+        assert check(path).problems == []
 
 
 # Other readers
