@@ -24,7 +24,7 @@ DATA_ROOT = Path(os.environ.get("FEMPI_DATA", "data"))
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status: 2 for what the user can mend, said in one message."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    alone = arguments[:1] not in (["run"], ["resume"]) or "--help" in arguments
+    alone = arguments[:1] not in (["run"], ["resume"], ["doctor"]) or "--help" in arguments
     if alone and not launcher.is_first():
         return 0  # there is no work for many ranks
     status = _command(arguments)
@@ -147,6 +147,41 @@ def _make(load: Callable[[], list[Config]], how: Mapping[str, Any], *, output: P
         from fempi import comm as mpi
 
         return mpi.launch(on_every_rank)
+
+
+@commands.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--arm", metavar="NAME", help="Look only at the runs of this arm.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; VALUE as in TOML.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default="results", show_default=True, help="Records would go here."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=DATA_ROOT, show_default=True, help="Datasets are here."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+def doctor(
+    config: Path | None, arm: str | None, overrides: tuple[str, ...], output: Path, data: Path, device: str
+) -> int:
+    """Say what would go wrong with a run here, under mpirun or alone; nothing it writes stays."""
+    from fempi import comm as mpi
+
+    if config is None and (arm or overrides):
+        raise click.UsageError("--arm and --set change a CONFIG; name it")
+
+    def on_every_rank(comm: Comm) -> int:
+        from fempi import experiment
+        from fempi.doctor import doctor
+
+        return doctor(
+            comm,
+            load=lambda: [] if config is None else experiment.load(config, overrides=overrides, arm=arm),
+            setup=lambda: (_device(device, comm.local_rank), _threads()),
+            output=output,
+            data_root=data,
+        )
+
+    return mpi.launch(on_every_rank, check=False)
 
 
 @commands.command()

@@ -145,14 +145,15 @@ class RowGather:
         return self.updates
 
 
-def launch(main: Callable[[Comm], int]) -> int:
-    """Run `main` on every rank and return the exit status.
+def launch(main: Callable[[Comm], int], *, check: bool = True) -> int:
+    """Run `main` on every rank and return the exit status. `check=False` lets singletons in, to be told what they are.
 
     What the user can mend, said by all ranks together (`Refused`), ends with one message and status 2, a stop that all
     have agreed on with status 75. Any other exception, on any rank, is printed with its rank and aborts the whole job.
     """
     try:
-        _check_world()
+        if check:
+            _check_world()
         _die_with_the_launcher()
         comm = Comm(MPI.COMM_WORLD)
         status = main(comm)

@@ -216,7 +216,7 @@ def _printable(text: str) -> str:
 
 def _size(nbytes: int) -> str:
     for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
+        if nbytes < 999.5:  # more is rounded to 1000 of the unit
             return f"{nbytes:.3g} {unit}"
         nbytes = nbytes / 1000  # type: ignore[assignment]
     return f"{nbytes:.3g} TB"

@@ -81,7 +81,7 @@ def run_all(
                 reporter.skipped(config, refused[config.label])
         configs = [config for config in configs if config.label not in refused]
         targets = [options.target_of(config) for config in configs]
-        done = comm.from_root(lambda: _plan(configs, targets, sizes, options))
+        done = comm.from_root(lambda: plan(configs, targets, sizes, options))
         if comm.is_root:
             for target, nbytes, record in zip(targets, sizes, done, strict=True):
                 reporter.planned(record or target, nbytes, done=record is not None)
@@ -195,7 +195,7 @@ def _try_all(
     return sizes, refused
 
 
-def _plan(
+def plan(
     configs: Sequence[Config], targets: Sequence[Path], sizes: Sequence[int], options: Options
 ) -> list[Path | None]:
     """Return the records that are there already; raise FempiError if something is in the way of the others."""

@@ -151,7 +151,7 @@ def room(work: Work, output: Path, data_root: Path, device: torch.device) -> Fin
     options = sweep.Options(output=output, data_root=data_root, device=device)
     targets = [options.target_of(config) for config in work.configs]
     try:
-        there = sweep._plan(work.configs, targets, work.sizes, options)
+        there = sweep.plan(work.configs, targets, work.sizes, options)
     except FempiError as error:
         return problem(str(error), "`fempi run` refuses this")
     made = sum(record is not None for record in there)
