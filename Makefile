@@ -81,6 +81,10 @@ faults: .venv/test ## Kill jobs at random moments and resume them to the same bi
 slurm: .venv/test ## Run every template in jobs/ under a real Slurm on this machine (root; packages: .ci/packages)
 	.venv/bin/python -m pytest tests/slurm
 
+.PHONY: mpi
+mpi: .venv/test .venv/mpich ## Run every test that starts ranks under MPICH
+	.venv/bin/python tests/with_mpi.py .venv/mpich/bin/mpiexec .venv/mpich/lib/libmpi.so.12 MPICH
+
 .PHONY: hosts
 hosts: .venv/test .venv/mpich ## Run over two hosts, network namespaces, and cut them off (root)
 	FEMPI_MPICH=$(CURDIR)/.venv/mpich .venv/bin/python -m pytest tests/hosts

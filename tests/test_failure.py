@@ -6,13 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from launch import clean_env, kill_session, launcher, processes, run_ranks
+from launch import clean_env, ranks_of, run_ranks, started
 from records import round_file
 
 from fempi import RunFile, lock
@@ -121,41 +119,13 @@ def experiment(tmp_path):
 @pytest.fixture
 def start(tmp_path):
     """Return a function that starts a command on some ranks and returns launcher and mark; kills what is left."""
-    begun = []
+    with contextlib.ExitStack() as begun:
 
-    def popen(command, ranks):
-        mark = f"FEMPI_FAILURE_{os.getpid()}_{time.monotonic_ns()}"
-        scratch = tempfile.TemporaryDirectory(prefix="ranks-", ignore_cleanup_errors=True)
-        places = {"TMPDIR": scratch.name, "OMPI_MCA_btl_sm_backing_directory": scratch.name, mark: "1"}
-        with (tmp_path / "log").open("wb") as log:
-            job = subprocess.Popen(
-                [launcher(), "-n", str(ranks), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=clean_env() | places,
-                start_new_session=True,
-            )
-        begun.append((job, scratch))
-        return job, mark
+        def popen(command, ranks):
+            job = begun.enter_context(started(ranks, command, tmp_path / "log"))
+            return job.process, job.mark
 
-    yield popen
-    for job, scratch in begun:
-        kill_session(job.pid)
-        job.wait()
-        scratch.cleanup()
-
-
-def ranks_of(mark):
-    """Process ids of the living ranks of a job, by their number."""
-    found = {}
-    for pid, (state, _) in processes().items():
-        with contextlib.suppress(OSError):
-            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            rank = next((v.partition(b"=")[2] for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK=")), None)
-            if f"{mark}=1".encode() in variables and rank is not None and state not in "ZX":
-                found[int(rank)] = pid
-    return found
+        yield popen
 
 
 def wait_for(condition, seconds):

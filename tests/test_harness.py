@@ -1,14 +1,16 @@
 """The tests under mpirun are worth what their harness is: every way a rank can fail must be seen, and end."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import launch
 import pytest
-from launch import check_under_mpirun, run_ranks
+from launch import check_under_mpirun, run_ranks, started
 
 HEAD = """
 import os, time
@@ -70,7 +72,7 @@ def no_orphans(monkeypatch):
     mark = f"FEMPI_HARNESS_{os.getpid()}_{time.monotonic_ns()}"
     monkeypatch.setenv(mark, "1")
     yield
-    assert orphans(mark) == []
+    assert launch.members(mark) == {}
 
 
 @pytest.fixture
@@ -85,19 +87,6 @@ def written(tmp_path):
         return file
 
     return write
-
-
-def orphans(mark):
-    """Return the ids of living processes that inherited the variable `mark`."""
-    found = []
-    for pid, (state, _) in launch.processes().items():
-        try:
-            inherited = mark.encode() in Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:  # ended since, or another user's
-            continue
-        if inherited and pid != os.getpid() and state not in "ZX":
-            found.append(pid)
-    return found
 
 
 def test_a_good_file_passes(written, tmp_path):
@@ -124,9 +113,30 @@ def test_a_hang_outside_any_test_is_ended_by_the_outer_limit(written, tmp_path):
         check_under_mpirun(written(ASLEEP_AT_IMPORT), 2, tmp_path, test_timeout=1, job_timeout=8)
 
 
-def test_ranks_do_not_outlive_a_killed_launcher():
-    widow = "import os, time; os.kill(os.getsid(0), 9); time.sleep(600)"
-    assert run_ranks(2, [sys.executable, "-c", widow], timeout=20).returncode == -9
+def test_ranks_do_not_outlive_a_killed_launcher(tmp_path):
+    with started(2, [sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log") as job:
+        give_up = time.monotonic() + 20
+        while sorted(job.ranks()) != [0, 1]:
+            assert time.monotonic() < give_up
+        job.process.kill()
+
+
+def test_a_killed_job_leaves_no_shared_memory():
+    """Two megabytes that it would hold until the machine restarts."""
+    killed = """
+import os, time
+from mpi4py import MPI
+MPI.COMM_WORLD.Barrier()
+if MPI.COMM_WORLD.rank == 1:
+    print(open("/proc/self/maps").read(), flush=True)
+    os.kill(os.getpid(), 9)
+time.sleep(600)
+"""
+    job = run_ranks(2, [sys.executable, "-c", killed], timeout=20)
+    assert job.returncode not in (0, "timeout"), job.output
+    shared = re.findall(r" rw-s .* (/\S+)$", job.output, re.MULTILINE)  # one that is gone ends in (deleted)
+    assert shared, job.output
+    assert [path for path in shared if Path(path).exists()] == []
 
 
 def test_singletons_are_not_taken_for_a_world(written, tmp_path, monkeypatch):
@@ -137,6 +147,41 @@ def test_singletons_are_not_taken_for_a_world(written, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "launcher", lambda: str(foreign))
     with pytest.raises(AssertionError, match="rank 1 wrote no report"):
         check_under_mpirun(written(GOOD), 2, tmp_path, test_timeout=20, job_timeout=40)
+
+
+def test_the_launcher_asked_for_comes_before_that_of_this_python_and_that_before_any_on_path(tmp_path, monkeypatch):
+    beside, on_path = tmp_path / "venv/mpiexec", tmp_path / "path/mpiexec"
+    for file in (beside, on_path):
+        file.parent.mkdir()
+        file.touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(beside.with_name("python")))
+    monkeypatch.setenv("PATH", str(on_path.parent))
+    monkeypatch.setenv("FEMPI_TEST_MPIEXEC", "/another/mpiexec")
+    assert launch.launcher() == "/another/mpiexec"
+    monkeypatch.delenv("FEMPI_TEST_MPIEXEC")
+    assert launch.launcher() == str(beside)
+    beside.unlink()
+    assert launch.launcher() == str(on_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        pytest.param("def test_good():\n    pass", 0, "1 passed", id="passed"),
+        pytest.param("def test_bad():\n    assert False", 1, "1 failed", id="failed"),
+        pytest.param(ALL_SKIPPED, 1, "under Some MPI no test passed of test_written.py", id="skipped"),
+        pytest.param("", 5, "no tests ran", id="empty"),
+    ],
+)
+def test_a_run_under_another_mpi_in_which_a_file_has_no_test_that_passed_has_failed(tmp_path, body, status, said):
+    script = shutil.copy(Path(__file__).with_name("with_mpi.py"), tmp_path)
+    (tmp_path / "test_written.py").write_text(f"import pytest\nimport launch\n{body}")
+    (tmp_path / "launch.py").touch()
+    (tmp_path / "test_other.py").write_text("def test_that_starts_no_ranks():\n    assert False")
+    command = [sys.executable, script, "mpiexec", "libmpi.so", "Some MPI"]
+    job = subprocess.run(command, cwd=tmp_path, env=launch.clean_env(), capture_output=True, text=True, check=False)
+    assert job.returncode == status, job.stdout
+    assert said in job.stdout + job.stderr
 
 
 def test_no_launcher_is_a_failure_and_no_skip(monkeypatch):
