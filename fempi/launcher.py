@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -42,6 +43,19 @@ def ancestors() -> list[int]:
             break  # what lies between a rank and its launcher, such as a script that binds it, is passed over
         pid = int(rest.split()[1])
     return found
+
+
+def helpers() -> list[int]:
+    """Process ids of what else the launcher runs here, such as the ssh client that waits for a host that is cut off."""
+    launchers, parents = ancestors(), {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended since the listing
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    above, pid = set(), os.getpid()
+    while pid in parents:
+        above.add(pid)
+        pid = parents[pid]
+    return [pid for pid, parent in parents.items() if parent in launchers and pid not in above]
 
 
 def _first(variables: tuple[str, ...]) -> int | None:

@@ -14,8 +14,8 @@ from fempi import launcher
 
 _BACKSTOP = 10
 """Seconds after which a timer in C does what the thread could not, because something holds the interpreter"""
-_GRACE = 2.0
-"""Seconds that a launcher has to end by itself"""
+_GRACE = 1.0
+"""Seconds that a launcher has to pass on what was said"""
 
 
 class Watchdog:
@@ -70,12 +70,11 @@ class Watchdog:
         print(f"fempi: {self._who} made no progress in {self._seconds} s; it was here:", file=sys.stderr)
         faulthandler.dump_traceback(all_threads=True)
         sys.stderr.flush()
-        # From the top, since this rank dies with its parent.
-        for number, pause in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, 0.0)):
-            for pid in reversed(launcher.ancestors()):
-                _kill(pid, number)
-            time.sleep(pause)
-        _kill(os.getpid(), signal.SIGKILL)
+        time.sleep(_GRACE)
+        # Killed, not asked: a launcher that is asked to end kills this rank first and then waits for a host that is cut
+        # off. The ranks' parent comes last, since they die with it.
+        for pid in (*launcher.helpers(), *reversed(launcher.ancestors()), os.getpid()):
+            _kill(pid, signal.SIGKILL)
 
 
 def _kill(pid: int, number: int) -> None:

@@ -14,16 +14,16 @@ RNG = np.random.default_rng(5)
 STATES = {
     "nothing": {},
     "one": {"history": RNG.normal(size=(3, 4))},
-    "names": {"b": np.ones(1), "a/b/c": np.ones(2), "a": np.ones(3), "größe 🙂": np.ones(4), ".": np.ones(5), "": np.ones(6)},
+    "names": {name: np.ones(i) for i, name in enumerate(["b", "a/b/c", "a", "größe 🙂", ".", "..", "/", ""])},
     "many-in-order": {f"{(7 * i) % 23}": np.full(2, i) for i in range(23)},
-    "shapes": {"zero-d": np.array(3.5), "empty": np.empty(0), "flat": np.empty((3, 0, 2)), "deep": RNG.normal(size=(1, 2, 1, 3))},
+    "shapes": {f"{shape}": RNG.normal(size=shape) for shape in ((), (0,), (3, 0, 2), (1, 2, 1, 3))},
     "special": {"floats": np.array([np.nan, -np.nan, np.inf, -np.inf, -0.0, 5e-324])},
-    "views": {"transposed": RNG.normal(size=(3, 5)).T, "strided": np.arange(20)[::3], "backwards": np.arange(5.0)[::-1]},
+    "views": {"transposed": RNG.normal(size=(3, 5)).T, "strided": np.arange(20)[::3], "back": np.arange(5.0)[::-1]},
     **{
         str(np.dtype(kind)): {"x": RNG.integers(0, 100, (2, 3)).astype(kind), "y": np.array(1, kind)}
         for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", ">f8", ">i4")
     },
-}  # fmt: skip
+}
 
 
 def checkpoint(**changed):

@@ -22,11 +22,13 @@ import numpy as np
 import pytest
 from launch import clean_env
 from records import round_file
-from test_resume import of_my_own
 
 from fempi import check, cli, display, store
 from fempi.runfile import MASTER, RunFile
+from fempi.schema import VECTORS
 from fempi.signals import STATUS
+
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 MORE = int(os.environ.get("FEMPI_FUZZ", "1"))
 STOP = "FEMPI_TEST_STOP"
@@ -75,12 +77,14 @@ BOOKKEEPING = ("DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Dim
 # What reads copies, in a process of its own, with another for each copy: HDF5 may crash.
 
 
-def contents(path):
-    """All that a record holds, in a form that can be compared."""
+def contents(path, *, updates=True):
+    """All that a record holds, with the updates or without, in a form that can be compared."""
     found = {}
     with h5py.File(path / MASTER if path.is_dir() else path) as file:
 
         def add(name, item):
+            if name in VECTORS and not updates:
+                return
             for key in item.attrs.keys() - BOOKKEEPING:
                 found[f"{name} {key}"] = repr(item.attrs[key])
             if isinstance(item, h5py.Dataset):
@@ -95,13 +99,16 @@ def contents(path):
 
 
 def answers_on(copy, original):
-    """What both commands say of a copy; `same` if it is not said to be damaged, and is not."""
+    """What both commands say of a copy, and for what is not said to be damaged, whether it is not: `same`, `shown`."""
     statuses = {"check": cli.main(["check", str(copy)])}
     sys.stdout.flush()
     print("\n-- info", file=sys.stderr, flush=True)
     statuses["info"] = cli.main(["info", str(copy)])
     if statuses["check"] == 0:
         statuses["same"] = contents(copy) == original
+    if statuses["info"] == 0:  # it leaves the updates unread, but nothing else
+        rest = {name: value for name, value in original.items() if name.partition(" ")[0] not in VECTORS}
+        statuses["shown"] = contents(copy, updates=False) == rest
     return statuses
 
 
@@ -228,9 +235,8 @@ def assert_honest(name, answer):
         assert answer["info"] == 0, told
     else:
         assert any(word in checked for word in ("damaged", "not an HDF5 file", "not a record", "newer")), told
-    if answer["info"] == 0:  # it leaves the updates unread, but nothing else
-        problems = [line for line in checked.splitlines() if line.startswith("round ")]
-        assert all("has other updates than were written" in problem for problem in problems), told
+    if answer["info"] == 0:
+        assert answer["shown"], told
     else:
         assert answer["info"] == 2, told
         assert informed.count("fempi: ") == 1, told
@@ -340,7 +346,9 @@ MADE = {
     "other checksums": made_by(lambda file: file["checksums/results"].__setitem__(0, 7)),
     "another number": made_by(lambda file: file["rounds/trust"].__setitem__((1, 2), 0.25)),
     "another update": made_by(lambda file: file["rounds/update"].__setitem__((1, 2, 3), 0.25)),
-    "a truth turned round": made_by(lambda file: file["rounds/malicious"].__setitem__((0, 0), 200)),
+    "a truth turned round": made_by(
+        lambda file: file["rounds/malicious"].__setitem__((0, 0), not file["rounds/malicious"][0, 0])
+    ),
     "a dataset larger than any disk": instead(
         "timing/seconds", lambda file, path: file.create_dataset(path, (3, 10**9, 7), "f8", chunks=(1, 1000, 7))
     ),
@@ -426,13 +434,13 @@ def files_of(folder):
 
 
 def test_a_run_goes_on_to_the_bits_of_one_that_was_never_stopped(stopped, records):
-    assert of_my_own("resume", stopped, "--allow-plugins") == 0
+    assert cli.main(["resume", str(stopped), "--allow-plugins"]) == 0
     assert_same_results(stopped.with_suffix(".h5"), records)
 
 
 def test_without_its_checkpoint_a_run_begins_anew_to_the_same_bits(stopped, records):
     (stopped / "checkpoint.h5").unlink()
-    assert of_my_own("resume", stopped, "--allow-plugins") == 0
+    assert cli.main(["resume", str(stopped), "--allow-plugins"]) == 0
     assert_same_results(stopped.with_suffix(".h5"), records)
 
 
@@ -444,7 +452,7 @@ def test_a_run_never_goes_on_from_a_damaged_file(part, stopped, capfd):
         file.write_bytes(damaged(content, number))
         before = files_of(stopped)
         capfd.readouterr()
-        assert of_my_own("resume", stopped, "--allow-plugins") == 2
+        assert cli.main(["resume", str(stopped), "--allow-plugins"]) == 2
         said = capfd.readouterr().err
         assert said.count("fempi: ") == 1, said
         assert f"{file.name} is damaged" in said

@@ -70,8 +70,8 @@ import fempi
 @dataclass(frozen=True, kw_only=True)
 class Grudge(fempi.Attack):
     def poison_data(self, images, labels, num_classes, rng):
-        if len(labels) > 10:  # not the trial
-            time.sleep(float(os.environ.get("{SLOW}", 0)))
+        if len(labels) > 10 and "{SLOW}" in os.environ:  # and not the trial
+            time.sleep(float(os.environ["{SLOW}"]))
         return images, labels
 
     def poison_updates(self, updates, malicious, knowledge):
@@ -195,18 +195,17 @@ RULES = {
 @pytest.mark.parametrize("rule", RULES)
 def test_what_rule_and_attack_remember_goes_on(rule, here, whole):
     write(here, rule, {"num_byzantine = 1": f"num_byzantine = 1\n{RULES[rule]}"})
-    for number in (2, 4):
-        folder = stopped(number)
-        with RunFile(folder) as run:
-            state = checkpoint.load(folder, run.run_id)
-        assert state.rule
-        assert state.attack.keys() == {"rounds/seen", "all"}
+    folder = stopped()
+    with RunFile(folder) as run:
+        state = checkpoint.load(folder, run.run_id)
+    assert state.rule
+    assert state.attack.keys() == {"rounds/seen", "all"}
     assert resume() == 0
     assert not folder.exists()
     assert_same_results(whole(here), TARGET)
 
 
-@pytest.mark.parametrize("record", ["sketch", "float16", "none"])
+@pytest.mark.parametrize("record", ["sketch", "none"])
 def test_what_is_recorded_of_updates_and_privacy_goes_on(record, here, whole):
     more = f'[record]\nupdates = "{record}"\nevery = 2\nsketch_size = 16\n[privacy]\nclip = 1.0\nepsilon = 20.0\n'
     (here / "x.toml").write_text((here / "x.toml").read_text() + more)

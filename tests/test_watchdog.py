@@ -1,5 +1,6 @@
 """A rank that makes no progress ends itself and its launcher, and says who and where it was."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import ctypes, sys, threading, time
 import fempi.watchdog
 from fempi.watchdog import Watchdog
 
-fempi.watchdog._GRACE, fempi.watchdog._BACKSTOP = 0.2, 1.5  # 2 and 10 would be long for a test
+fempi.watchdog._GRACE, fempi.watchdog._BACKSTOP = 0.2, {backstop}  # 2 and 10 would be long for a test
 libc = ctypes.CDLL(None)
 mutex = ctypes.create_string_buffer(64)
 libc.pthread_mutex_lock(mutex)
@@ -25,9 +26,9 @@ lock.acquire()
 def a_place_to_be_found():
     {wait}
 
-with Watchdog(1, "rank 3 of 5 on somewhere") as watchdog:
+with Watchdog({seconds}, "rank 3 of 5 on somewhere") as watchdog:
     a_place_to_be_found()
-time.sleep(3)
+time.sleep({seconds} + {backstop} + 0.1)
 print("went on with", threading.active_count(), "thread")
 """
 HANGS = {
@@ -35,41 +36,90 @@ HANGS = {
     "a lock": "lock.acquire()",
     "c": "libc.pthread_mutex_lock(mutex)",
 }
-WORK = """for _ in range(4):
-        time.sleep(0.5)
+WORK = """for _ in range(3):
+        time.sleep(1)
         watchdog.pat()
     watchdog.rest()
-    time.sleep(3)
+    time.sleep(2.6)
     watchdog.pat()
 """
+LAUNCHERS = ["mpirun", "prterun prted", "mpiexec.hydra hydra_pmi_proxy", "mpiexec bind.sh"]
+ANCESTORS = {
+    "": 0,
+    "slurmstepd": 0,
+    "slurmstepd prted": 1,
+    "mpirun slurmstepd prted": 1,
+    "mpirun bash bind.sh": 1,
+    "prterun prted": 2,
+}
+"""Processes above a rank, and how many of them are its own launcher's."""
+SHOW_ANCESTORS = "from fempi import launcher; print(launcher.ancestors())"
 
 
-def program(wait):
-    return [sys.executable, "-c", PROGRAM.format(wait=wait)]
+def program(wait, *, seconds=1, backstop=3):
+    return [sys.executable, "-c", PROGRAM.format(wait=wait, seconds=seconds, backstop=backstop)]
 
 
-def ended(command):
-    """Return how a process ended, which must do so by itself."""
-    return subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """Return a function that says how a process ended, by its name; all run at once, since they mostly wait."""
+    place = tmp_path_factory.mktemp("launchers")
+
+    def below(names, command, trap=""):
+        """Make a command a child of processes of these names, the outermost first."""
+        for name in reversed(names.split()):
+            if not (place / name).exists():
+                (place / name).symlink_to(Path("/bin/sh").resolve())
+            command = [
+                str(place / name),
+                "-c",
+                f'{trap} echo "{name} is $$"; "$@"; echo "{name} saw $?"',
+                "sh",
+                *command,
+            ]
+        return command
+
+    hang = program(HANGS["python"])
+    commands = {
+        **{name: program(wait) for name, wait in HANGS.items()},
+        "all of it": program("ctypes.PyDLL(None).sleep(60)", backstop=1),
+        "work": program(WORK, seconds=2, backstop=0.5),
+        **{f"batch {names}": below(f"batch {names}", hang) for names in LAUNCHERS},
+        "deaf": below("batch", below("mpirun", hang, trap="trap '' TERM;")),
+        **{names: below(names, [sys.executable, "-c", SHOW_ANCESTORS]) for names in ANCESTORS},
+    }
+    begun = {
+        name: subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for name, command in commands.items()
+    }
+
+    def end(name):
+        out, err = begun[name].communicate(timeout=60)
+        return subprocess.CompletedProcess(name, begun[name].returncode, out, err)
+
+    yield end
+    for process in begun.values():
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("hang", HANGS)
-def test_it_names_its_rank_and_shows_where_it_was(hang):
-    done = ended(program(HANGS[hang]))
+def test_it_names_its_rank_and_shows_where_it_was(hang, ended):
+    done = ended(hang)
     assert done.returncode == -signal.SIGKILL
     assert done.stderr.startswith("fempi: rank 3 of 5 on somewhere made no progress in 1 s; it was here:\n")
     assert done.stderr.count("in a_place_to_be_found") == 1
 
 
-def test_what_holds_the_interpreter_is_ended_by_a_timer_in_c():
+def test_what_holds_the_interpreter_is_ended_by_a_timer_in_c(ended):
     """No thread of Python's can run then."""
-    done = ended(program("ctypes.PyDLL(None).sleep(60)"))
+    done = ended("all of it")
     assert done.returncode == 1
     assert done.stderr.count("in a_place_to_be_found") == 1
 
 
-def test_pats_and_rests_keep_it_quiet_and_nothing_of_it_remains():
-    done = ended(program(WORK))
+def test_pats_and_rests_keep_it_quiet_and_nothing_of_it_remains(ended):
+    done = ended("work")
     assert (done.returncode, done.stdout, done.stderr) == (0, "went on with 1 thread\n", "")
 
 
@@ -77,64 +127,35 @@ def test_its_thread_ends_with_the_block_however_that_ends():
     def there():
         return "fempi-watchdog" in {thread.name for thread in threading.enumerate()}
 
-    with pytest.raises(KeyError), Watchdog(1000, "nobody"):
+    with contextlib.suppress(KeyError), Watchdog(1000, "nobody"):
         assert there()
         raise KeyError
     assert not there()
 
 
-# Launchers
+# Launchers. A process that is ended by a signal does not see the end of its child; its parent sees which signal.
 
 
-@pytest.fixture
-def named(tmp_path):
-    """Return a function that makes a command a child of processes of these names, the outermost first."""
-
-    def wrap(names, command, *, deaf=False):
-        for name in reversed(names):
-            if not (tmp_path / name).exists():
-                (tmp_path / name).symlink_to(Path("/bin/sh").resolve())
-            trap = "trap '' TERM; " if deaf else ""
-            command = [str(tmp_path / name), "-c", f'{trap}"$@"; echo "{name} saw $?"', "sh", *command]
-        return command
-
-    return wrap
+def saw(done):
+    return dict(line.split(" saw ") for line in done.stdout.splitlines() if " saw " in line)
 
 
-@pytest.mark.parametrize(
-    "names", [["mpirun"], ["prterun", "prted"], ["mpiexec.hydra", "hydra_pmi_proxy"], ["mpiexec", "bind.sh"]]
-)
-def test_it_takes_the_launcher_with_it_and_nothing_above(names, named):
-    done = ended(named(["batch", *names], program("time.sleep(60)")))
-    # A process that was ended by a signal has not seen the end of the next; what is no launcher has.
-    saw = dict(line.split(" saw ") for line in done.stdout.splitlines())
-    assert saw.pop("batch") == str(128 + signal.SIGTERM)
-    assert saw == ({"bind.sh": str(128 + signal.SIGKILL)} if "bind.sh" in names else {})
+@pytest.mark.parametrize("names", LAUNCHERS)
+def test_it_takes_the_launcher_with_it_and_nothing_above(names, ended):
+    done = ended(f"batch {names}")
+    survivors = {"bind.sh": 128 + signal.SIGKILL} if "bind.sh" in names else {}
+    assert saw(done) == {name: str(status) for name, status in {"batch": 128 + signal.SIGTERM, **survivors}.items()}
     assert "rank 3 of 5" in done.stderr
 
 
-def test_a_launcher_that_does_not_listen_is_killed(named):
-    done = ended(named(["batch"], named(["mpirun"], program("time.sleep(60)"), deaf=True)))
-    assert done.stdout == f"batch saw {128 + signal.SIGKILL}\n"
+def test_a_launcher_that_does_not_listen_is_killed(ended):
+    assert saw(ended("deaf")) == {"batch": str(128 + signal.SIGKILL)}
 
 
-ANCESTORS = "import os; from fempi import launcher; print(os.getppid(), launcher.ancestors())"
-
-
-@pytest.mark.parametrize(
-    ("names", "launchers"),
-    [
-        ([], 0),
-        (["slurmstepd"], 0),
-        (["slurmstepd", "prted"], 1),
-        (["mpirun", "slurmstepd", "prted"], 1),
-        (["mpirun", "(odd) name"], 1),
-        (["prterun", "prted"], 2),
-    ],
-)
-def test_only_the_nearest_launchers_are_its_own(names, launchers, named):
-    done = ended(named(names, [sys.executable, "-c", ANCESTORS]))
-    parent, found = done.stdout.splitlines()[0].split(maxsplit=1)
-    found = [int(pid) for pid in found.strip("[]").split(",") if pid]
-    assert len(found) == launchers, done
-    assert not found or names[-1] == "(odd) name" or found[0] == int(parent)
+@pytest.mark.parametrize("names", ANCESTORS)
+def test_the_nearest_launchers_are_its_own_the_nearest_first(names, ended):
+    lines = ended(names).stdout.splitlines()
+    pids = {name: int(pid) for name, _, pid in (line.partition(" is ") for line in lines) if pid}
+    found = next(line for line in lines if line.startswith("["))
+    launchers = [pid for name, pid in pids.items() if name in ("mpirun", "prterun", "prted")]
+    assert found == str(launchers[::-1][: ANCESTORS[names]])

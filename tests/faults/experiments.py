@@ -44,9 +44,11 @@ files = ["grudge.py"]
 {more}
 """
 
-# Each has a rule with a state, and an attack with a memory. Rounds take 50 to 100 ms; those of "wide" are 2 MB each.
+# Each has a rule with a state and an attack with a memory, and in each of them other bits follow from a state that was
+# lost (test_folder.py). So the clipping is tight: rows within its radius would not depend on the state. Rounds take 50
+# to 100 ms; those of "wide" are 2 MB each.
 EXPERIMENTS = {
-    "clipping": {"rounds": 40, "hidden": 16, "more": '[aggregator]\nname = "centered_clipping"\ntau = 0.5'},
+    "clipping": {"rounds": 40, "hidden": 16, "more": '[aggregator]\nname = "centered_clipping"\ntau = 0.005'},
     "private": {
         "rounds": 50,
         "hidden": 32,
@@ -55,9 +57,9 @@ EXPERIMENTS = {
     "sparse": {
         "rounds": 60,
         "hidden": 16,
-        "more": '[aggregator]\nname = "fl_detector"\n[record]\nupdates = "float16"\nevery = 3',
+        "more": '[aggregator]\nname = "fl_detector"\nwindow = 3\n[record]\nupdates = "float16"\nevery = 3',
     },
-    "wide": {"rounds": 30, "hidden": 2000, "more": '[aggregator]\nname = "centered_clipping"\ntau = 0.5'},
+    "wide": {"rounds": 30, "hidden": 2000, "more": '[aggregator]\nname = "centered_clipping"\ntau = 0.03'},
 }
 
 # How a run was made, and what it has in common with no other.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+import torch
 from cluster import SOON, wait_for
 from field import differences
 
@@ -153,7 +154,6 @@ def test_scaling_prints_clients_per_second_for_every_number_of_ranks(launcher, s
 
 
 def test_a_gpu_job_without_a_device_says_so_unless_the_cores_will_do(slurm, field, uninterrupted):
-    torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU; test_gpu.py is about that")
     job = slurm.submit("gpu.sbatch", "one.toml", cwd=field.folder)
