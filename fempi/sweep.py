@@ -85,13 +85,20 @@ def run_all(
         if comm.is_root:
             for target, nbytes, record in zip(targets, sizes, done, strict=True):
                 reporter.planned(record or target, nbytes, done=record is not None)
-        try:
-            return [
-                _settled(config, target, comm, options, reporter, step, watchdog)
-                for config, target in zip(configs, targets, strict=True)
-            ]
-        finally:
-            reporter.stopped()
+        records: dict[Path, Path | None] = dict.fromkeys(targets)
+        left = list(zip(configs, targets, strict=True))
+        while left:
+            try:
+                for config, target in left:
+                    records[target] = _settled(config, target, comm, options, reporter, step, watchdog)
+            finally:
+                reporter.stopped()
+            before, left = left, [(config, target) for config, target in left if records[target] is None]
+            if len(left) == len(before):
+                break  # all of them were held in one go; others may have come free since they were passed over
+        for config, target in left if comm.is_root else []:
+            reporter.left(config, lock.holder(lock_of(folder_of(target))) or "another job")
+        return list(records.values())
 
 
 def _settled(
@@ -106,7 +113,7 @@ def _settled(
     """Bring a run to its end and its record into the form that was asked for; None if another job is at it."""
     folder = folder_of(target)
     step()
-    with _claimed(config, target, comm, options, reporter) as claimed:
+    with _claimed(target, comm, options.force) as claimed:
         if not claimed:
             return None
         if comm.from_root(lambda: _found(config, target)) is None:
@@ -134,7 +141,7 @@ def _settled(
 
 
 @contextmanager
-def _claimed(config: Config, target: Path, comm: Comm, options: Options, reporter: Reporter) -> Iterator[bool]:
+def _claimed(target: Path, comm: Comm, force: bool) -> Iterator[bool]:
     """Hold the lock on a run, what is left of others' attempts cleared away; False if another job holds it."""
     folder = folder_of(target)
     held: lock.Lock | None = None
@@ -143,11 +150,10 @@ def _claimed(config: Config, target: Path, comm: Comm, options: Options, reporte
         nonlocal held
         held = lock.take(lock_of(folder))
         if held is None:
-            reporter.left(config, lock.holder(lock_of(folder)))
             return False
         for leftover in target.parent.glob(f".{target.name}.*.tmp"):
             leftover.unlink()
-        if options.force:
+        if force:
             target.unlink(missing_ok=True)
             if folder.exists():
                 store.remove(folder)
