@@ -46,7 +46,7 @@ class Stop:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
-            # Once stopped, the rest of the way out is not to be disturbed: srun -K tells all ranks when the first is out.
+            # Once stopped, the way out is not to be disturbed: srun -K tells all ranks when the first is out.
             signal.signal(number, signal.SIG_IGN if self.asked else handler)
         signal.set_wakeup_fd(self._old_descriptor)
         self._in.close()
