@@ -13,6 +13,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fempi.errors import FempiError
+
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What a file system without locks says, such as Lustre mounted without `flock`"""
 _PATIENCE = 0.5
@@ -33,11 +35,19 @@ class Lock:
 
 
 def take(path: Path) -> Lock | None:
-    """Return the lock, or None if another process has it; where the file system has no locks, there is always one."""
+    """Return the lock, or None if another process has it; where the file system has no locks, there is always one.
+
+    Raises FempiError if something is in the way.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     give_up = time.monotonic() + _PATIENCE
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise FempiError(
+                f"{path}, the lock of a run, cannot be opened ({error.strerror}); if nobody is at that run, remove it"
+            ) from error
         try:
             free = _flock(descriptor, fcntl.LOCK_EX)
         except OSError:
