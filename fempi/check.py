@@ -141,7 +141,7 @@ def _damaged_rounds(run: RunFile, layout: Layout, done: int, updates: bool, beat
 
 def _wrong(file: h5py.File, place: int | None, layout: Layout, round_: int, updates: bool) -> str:
     """Say what is wrong with a round, at a place of a packed file or alone in its own; empty if nothing is."""
-    sums = RoundSums()
+    sums = RoundSums(round_)
     malicious = file["rounds/malicious"][() if place is None else place]
     blank = True
     for f in layout.fields():

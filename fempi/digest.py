@@ -25,8 +25,9 @@ _REFERENCES = ("DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Dim
 class RoundSums:
     """The sums of a round, of which the values are added in the schema's order as they are stored."""
 
-    def __init__(self) -> None:
-        self._sums = {f.path: hashlib.sha256() for f in CHECKSUMS}
+    def __init__(self, round: int) -> None:  # noqa: A002 - the field's word
+        # With its number, so that a round's file in the place of another's is found out.
+        self._sums = {f.path: hashlib.sha256(f"round {round}".encode()) for f in CHECKSUMS}
 
     def add(self, f: Field, values: np.ndarray) -> None:
         """Add the values of a field, or of a row of it."""

@@ -124,7 +124,7 @@ class Recorder:
 
     def _commit(self, round: int, arrays: Arrays, state: Checkpoint | None) -> None:  # noqa: A002 - the field's word
         def fill(file: h5py.File) -> None:
-            sums = RoundSums()
+            sums = RoundSums(round)
             for f in self._layout.fields():
                 if f.path not in arrays:
                     continue
@@ -343,7 +343,7 @@ def _create(file: h5py.File, layout: Layout, f: Field) -> h5py.Dataset:
 
 def _copy_round(source: h5py.File, target: h5py.File, layout: Layout, round_: int) -> None:
     """Copy a round's file to its places in the packed one; FempiError if its sums are not those of what is copied."""
-    sums = RoundSums()
+    sums = RoundSums(round_)
     for f in PER_ROUND:
         if f.path not in source or f in CHECKSUMS:
             continue

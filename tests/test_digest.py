@@ -17,7 +17,7 @@ A, B = (next(f for f in FIELDS if f.path == path) for path in ("rounds/norm", "r
 
 
 def digests(*added):
-    sums = RoundSums()
+    sums = RoundSums(1)
     for f, values in added:
         sums.add(f, np.asarray(values))
     return {path: digest.tobytes() for path, digest in sums.digests().items()}

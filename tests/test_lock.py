@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from fempi import lock
+from fempi import FempiError, lock
 
 HOLD = """
 import sys
 from pathlib import Path
-from fempi import lock
+from fempi import FempiError, lock
 print("none" if lock.take(Path(sys.argv[1])) is None else "held", flush=True)
 sys.stdin.read()
 """
@@ -25,7 +25,7 @@ sys.stdin.read()
 COUNT = """
 import os, sys
 from pathlib import Path
-from fempi import lock
+from fempi import FempiError, lock
 path, marker, log = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 done = 0
 while done < int(sys.argv[4]):
@@ -217,6 +217,12 @@ def test_where_there_are_no_locks_work_goes_on_without(number, path, monkeypatch
     held.release()
     second.release()
     assert not path.exists()
+
+
+def test_what_cannot_be_a_lock_is_said(path):
+    path.mkdir(parents=True)
+    with pytest.raises(FempiError, match=r"x.lock, the lock of a run, cannot be opened \(Is a directory\)"):
+        lock.take(path)
 
 
 def test_any_other_error_is_raised(path, monkeypatch):

@@ -21,7 +21,7 @@ from test_end_to_end import EXECUTION, arrays, same_bits
 from fempi import RunFile, checkpoint, cli, description, lock, prepare, registry, store
 from fempi.runfile import MASTER, lock_of, target_of
 from fempi.schema import PHASES
-from fempi.signals import STATUS
+from fempi.signals import SIGNALS, STATUS
 
 SLOW = "FEMPI_TEST_SLOW"
 """Seconds that the experiment's attack takes for each client, in the environment"""
@@ -90,13 +90,18 @@ class Grudge(fempi.Attack):
 
 
 def of_my_own(*arguments):
-    """Run a command in this process, with plugins of its own as a process has them."""
+    """Run a command in this process, with plugins and signals of its own as a process has them."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     with pytest.MonkeyPatch.context() as patch:
         for kind in registry.KINDS:
             registry.names(kind)
         patch.setattr(registry, "_plugins", dict(registry._plugins))
         patch.setattr(registry, "_loaded", dict(registry._loaded))
-        return cli.main([str(argument) for argument in arguments])
+        try:
+            return cli.main([str(argument) for argument in arguments])
+        finally:
+            for number, handler in handlers.items():  # a stopped process ignores signals from then on
+                signal.signal(number, handler)
 
 
 def assert_same_results(a, b):
@@ -610,6 +615,14 @@ def test_two_jobs_share_a_sweep_and_each_run_is_made_once(here):
     for number in (1, 2):
         with RunFile(places(number)[1]) as run:
             assert (run.status, len(run["launches/ranks"])) == ("complete", 1)
+
+
+def test_a_run_that_comes_free_while_others_are_made_is_made_too(stopped_sweep):
+    held = lock.take(lock_of(places(2)[0]))
+
+    with after_round(1, lambda recorder: held.release()):  # of the third run: the second has its first round
+        assert of_my_own(*SWEEP) == 0
+    assert sorted(path.name for path in Path("out/x").iterdir()) == [f"x+seed={seed}.h5" for seed in (1, 2, 3)]
 
 
 def test_force_on_a_sweep_that_was_stopped_starts_anew(stopped_sweep, capfd):

@@ -30,6 +30,15 @@ def ask(number=signal.SIGUSR1):
     time.sleep(0.2)
 
 
+@pytest.fixture(autouse=True)
+def handlers():
+    """Those of the tests' own process, which a stopped one no longer wants."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 # The flag
 
 
@@ -80,13 +89,16 @@ def test_a_call_that_a_signal_interrupts_goes_on():
     os.close(writer)
 
 
-def test_two_signals_at_once_count_once_and_the_first_names_the_stop(capfd):
+def test_signals_at_once_count_once_and_the_first_names_the_stop(monkeypatch, capfd):
+    kills = []
+    monkeypatch.setattr(os, "kill", lambda *arguments: kills.append(arguments))
     with Stop() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        wait_for(lambda: stop.asked, 5)
-        ask(signal.SIGUSR1)
-        ask(signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):
+            signal.raise_signal(number)
+            wait_for(lambda: stop.asked, 5)
+        time.sleep(0.2)
         assert stop.asked == signal.SIGTERM
+    assert kills == []
     assert capfd.readouterr().err.count("\n") == 1
 
 
@@ -141,6 +153,15 @@ def test_everything_is_as_before_afterwards():
         assert not stop.asked
     finally:
         signal.signal(signal.SIGUSR1, old)
+
+
+def test_once_stopped_the_way_out_is_not_disturbed():
+    """Launchers tell all ranks again when the first is out, and its status is to be the one of a stop."""
+    with Stop():
+        ask()
+    for number in SIGNALS:
+        signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_IGN
 
 
 # Jobs

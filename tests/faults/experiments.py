@@ -45,14 +45,15 @@ files = ["grudge.py"]
 """
 
 # Each has a rule with a state and an attack with a memory, and in each of them other bits follow from a state that was
-# lost (test_folder.py). So the clipping is tight: rows within its radius would not depend on the state. Rounds take 50
-# to 100 ms; those of "wide" are 2 MB each.
+# lost (test_folder.py). So the clipping is tight, and the noise is faint: nothing would depend on how far rows are from
+# the last ones within the radius, nor on how alike they are in loud noise. Rounds take 50 to 100 ms; those of "wide"
+# are 2 MB each.
 EXPERIMENTS = {
     "clipping": {"rounds": 40, "hidden": 16, "more": '[aggregator]\nname = "centered_clipping"\ntau = 0.005'},
     "private": {
         "rounds": 50,
         "hidden": 32,
-        "more": '[aggregator]\nname = "foolsgold"\n[privacy]\nclip = 1.0\nnoise_multiplier = 0.5',
+        "more": '[aggregator]\nname = "foolsgold"\n[privacy]\nclip = 0.01\nnoise_multiplier = 0.02',
     },
     "sparse": {
         "rounds": 60,

