@@ -112,6 +112,8 @@ def _damaged_files(
             yield f"round {round_} {wrong} ({path.name})"
     final = folder / final_name(run.run_id)
     if final.exists():
+        if done < run.rounds:
+            yield f"round {done + 1} has no file, but the run had ended"
         try:
             with opened(final) as file:
                 whole = file.attrs[SEAL] == seal(file)
@@ -120,7 +122,9 @@ def _damaged_files(
         if not whole:
             yield f"the final parameters are damaged ({final.name})"
     try:
-        checkpoint.load(folder, run.run_id)
+        state = checkpoint.load(folder, run.run_id)
+        if state is not None and state.round > done:
+            yield f"round {done + 1} has no file, but the checkpoint is of round {state.round}"
     except FempiError as error:
         yield str(error)
 
@@ -166,8 +170,9 @@ def _wrong(file: h5py.File, place: int | None, layout: Layout, round_: int, upda
         sums.add(f, values)
     if not blank:
         return "has data where none was written"
+    there = {f.path for f in layout.fields()}
     for path, digest in sums.digests().items():
-        if path not in file or (path == "checksums/updates" and not updates):
+        if path not in there or (path == "checksums/updates" and not updates):
             continue
         if file[path][() if place is None else place].tobytes() != digest.tobytes():
             return f"has other {path.rpartition('/')[2]} than were written"

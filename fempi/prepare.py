@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,9 +46,10 @@ def prepare(config: Config, data_root: Path, device: torch.device) -> Problem:
     )
 
     def build() -> FlatModel:
+        make = partial(config.plugin("model").make, image_shape, images.num_classes, **config.parameters("model"))
+        _fits_in_memory(make)
         torch.manual_seed(torch_seed(stream(config.seed, "init")))
-        make = config.plugin("model").make
-        return FlatModel(make(image_shape, images.num_classes, **config.parameters("model")), device)
+        return FlatModel(make(), device)
 
     model = _mend("model", build)
     _mend("model", lambda: model(torch.zeros(1, *image_shape, device=device)))
@@ -75,6 +78,17 @@ def prepare(config: Config, data_root: Path, device: torch.device) -> Problem:
     _mend("attack", lambda: _try_attack(problem))
     _mend("aggregator", lambda: _try_rule(problem))
     return problem
+
+
+def _fits_in_memory(make: Callable[[], torch.nn.Module]) -> None:
+    """Raise ValueError for a model that no machine like this one can hold, before it is made and fills the memory."""
+    size = 0
+    # A model that looks at values while it is made has none to look at here; it is made, or objects, later.
+    with suppress(RuntimeError, NotImplementedError), torch.device("meta"):
+        size = 4 * sum(parameter.numel() for parameter in make().parameters())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 3 * size > memory:  # the model, its gradient and an update
+        raise ValueError(f"its parameters take {size / 1e9:.1f} GB; this machine has {memory / 1e9:.1f} GB of memory")
 
 
 def _rule(config: Config) -> Rule:
@@ -175,5 +189,5 @@ def _mend(section: str, work: Callable[[], T]) -> T:
         return work()
     except FempiError:
         raise
-    except (ValueError, RuntimeError, ArithmeticError) as error:
+    except (ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
         raise FempiError(f"{section}: {error}") from error

@@ -232,7 +232,7 @@ def test_no_rank_outlives_a_killed_launcher(experiment, start, tmp_path):
     assert_rounds_are_whole(tmp_path / "out/x/x.run", least=1)
 
 
-@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_singletons_refuse_to_run_and_say_why(variable, experiment, tmp_path):
     """What a launcher of another MPI does: each process believes to be alone."""
     env = {**clean_env(), variable: "4"}

@@ -239,6 +239,15 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(every, number, kept, h
         assert run["launches/first_round"][...].tolist() == ([1, kept + 1] if kept else [1])
 
 
+def test_rounds_after_the_checkpoint_are_gone_until_they_are_made_again(here):
+    with after_round(5, fail):
+        assert of_my_own(*RUN, "--checkpoint-every", 3) == 1
+    with after_round(4, stop):
+        assert resume() == STATUS
+    with RunFile(FOLDER) as run:
+        assert run.rounds_completed == checkpoint.load(FOLDER, run.run_id).round == 4
+
+
 def test_a_run_that_is_stopped_has_a_checkpoint_whatever_its_turn(here):
     stopped(4, "--checkpoint-every", "10")
     with RunFile(FOLDER) as run:

@@ -160,8 +160,8 @@ def test_once_stopped_the_way_out_is_not_disturbed():
     with Stop():
         ask()
     for number in SIGNALS:
-        signal.raise_signal(number)
         assert signal.getsignal(number) is signal.SIG_IGN
+        signal.raise_signal(number)
 
 
 # Jobs

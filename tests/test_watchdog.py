@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from launch import kill_session
 
 from fempi.watchdog import Watchdog
 
@@ -85,11 +86,13 @@ def ended(tmp_path_factory):
         "all of it": program("ctypes.PyDLL(None).sleep(60)", backstop=1),
         "work": program(WORK, seconds=2, backstop=0.5),
         **{f"batch {names}": below(f"batch {names}", hang) for names in LAUNCHERS},
-        "helper": below("batch", below("prted", hang, first='sleep 300 & echo "helper is $!";')),
+        "helper": below("batch", below("prted", hang, first='sleep 100 & echo "helper is $!";')),
         **{names: below(names, [sys.executable, "-c", SHOW_ANCESTORS]) for names in ANCESTORS},
     }
     begun = {
-        name: subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        name: subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
         for name, command in commands.items()
     }
 
@@ -99,7 +102,7 @@ def ended(tmp_path_factory):
 
     yield end
     for process in begun.values():
-        process.kill()
+        kill_session(process.pid)
         process.communicate()
 
 

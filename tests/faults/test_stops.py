@@ -58,10 +58,8 @@ def test_a_signal_in_the_middle_of_a_file_waits_for_the_file(brake, rank, kept, 
         assert "Traceback" not in job.said
     folder = tmp_path / "out/x/x.run"
     assert list(folder.glob(".*.tmp")) == []
-    assert len(rounds_of(folder)) in (
-        kept,
-        min(kept + 1, ROUNDS),
-    )  # the round that was being made meanwhile is finished
+    # Root is in the next round meanwhile, and another rank may have begun the one after it, unasked.
+    assert kept <= len(rounds_of(folder)) <= kept + 2
     with RunFile(folder) as run:
         assert run.status == ("complete" if kept == ROUNDS else "interrupted")
     goes_on()
