@@ -89,12 +89,31 @@ def _examine(path: Path, updates: bool, beat: Callable[[], None]) -> Verdict:
             raise FempiError(f"{path} is damaged: {what} is not what was written, so nothing else can be trusted")
         layout, done = run.layout, run.rounds_completed
         if run.is_folder:
+            evidence, problems = _evidence(path, run)
             done, later = committed(path, run.run_id)
-            problems = [f"round {done + 1} has no file, but round {later} has"] if later else []
-            problems += [*_damaged_files(path, run, layout, done, updates, beat)]
+            if later is not None:
+                evidence = {f"round {later} has": later} | evidence
+            lost = next((words for words, round_ in evidence.items() if round_ > done), None)
+            problems += [f"round {done + 1} has no file, but {lost}"] if lost else []
+            problems += _damaged_files(path, run, layout, done, updates, beat)
         else:
             problems = list(_damaged_rounds(run, layout, done, updates, beat))
         return Verdict(status=run.status, rounds=run.rounds, committed=done, problems=problems)
+
+
+def _evidence(folder: Path, run: RunFile) -> tuple[dict[str, int], list[str]]:
+    """Return what shows that a round was made, with its number, and what is wrong with that.
+
+    To be asked before the rounds are counted: the run may go on meanwhile.
+    """
+    rounds = {"the run had ended": run.rounds} if (folder / final_name(run.run_id)).exists() else {}
+    try:
+        state = checkpoint.load(folder, run.run_id)
+    except FempiError as error:
+        return rounds, [str(error)]
+    if state is not None:
+        rounds[f"the checkpoint is of round {state.round}"] = state.round
+    return rounds, []
 
 
 def _damaged_files(
@@ -112,8 +131,6 @@ def _damaged_files(
             yield f"round {round_} {wrong} ({path.name})"
     final = folder / final_name(run.run_id)
     if final.exists():
-        if done < run.rounds:
-            yield f"round {done + 1} has no file, but the run had ended"
         try:
             with opened(final) as file:
                 whole = file.attrs[SEAL] == seal(file)
@@ -121,12 +138,6 @@ def _damaged_files(
             whole = False
         if not whole:
             yield f"the final parameters are damaged ({final.name})"
-    try:
-        state = checkpoint.load(folder, run.run_id)
-        if state is not None and state.round > done:
-            yield f"round {done + 1} has no file, but the checkpoint is of round {state.round}"
-    except FempiError as error:
-        yield str(error)
 
 
 def _damaged_rounds(run: RunFile, layout: Layout, done: int, updates: bool, beat: Callable[[], None]) -> Iterator[str]:

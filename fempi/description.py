@@ -113,6 +113,8 @@ def _static(problem: Problem, comm: Comm) -> Arrays:
 
 def software() -> str:
     """Return what computes here, as far as the last bits of a result may depend on it, with versions."""
+    import scipy.linalg  # noqa: F401  # scikit-learn's: some rules' BLAS, to be named whether or not one has run yet
+
     blas = {
         f"{pool['internal_api']} {pool['version']}" + (f" ({pool['architecture']})" if "architecture" in pool else "")
         for pool in threadpoolctl.threadpool_info()
