@@ -38,10 +38,12 @@ def _share(flags: Bool) -> float:
 
 
 def _auc(honest: Bool, trust: Float64) -> float:
-    from sklearn.metrics import roc_auc_score
-
+    """Mann-Whitney U of the honest rows over all pairs: scikit-learn's would take a second to import, in every run."""
     if honest.all() or not honest.any():
         return np.nan
-    ranks = np.unique(trust, return_inverse=True)[1]  # roc_auc_score refuses infinities
-    ranks[np.isnan(trust)] = -1
-    return float(roc_auc_score(honest, ranks))
+    scores = np.unique(trust, return_inverse=True)[1] + 1  # an order, whatever infinities are in it
+    scores[np.isnan(trust)] = 0
+    _, place, ties = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(ties) - (ties - 1) / 2)[place]  # from 1; rows that tie share the mean of theirs
+    positive, negative = int(honest.sum()), int((~honest).sum())
+    return float((ranks[honest].sum() - positive * (positive + 1) / 2) / (positive * negative))
