@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 # Variables: PYTHON, CONSTRAINTS, RANKS, MPIRUN and ARGS (for `fempi run`), as in `make run RANKS=4 ARGS=--force`; N (for
-# `faults`).
+# `fuzz` and `faults`).
 
 PYTHON ?= python3
 CONSTRAINTS ?= .ci/constraints.txt
@@ -70,12 +70,15 @@ endif
 
 .PHONY: test
 test: .venv/test ## Run every test, those under mpirun included
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
-N ?= 10
+.PHONY: fuzz
+fuzz: .venv/test ## Read 500 made-up configurations and 200 damaged records, or N times as many
+	FEMPI_FUZZ=$(or $(N),1) .venv/bin/python -m pytest tests/fuzz
+
 .PHONY: faults
 faults: .venv/test ## Kill jobs at random moments and resume them to the same bits, N=10 times
-	FEMPI_FAULTS=$(N) .venv/bin/python -m pytest tests/faults
+	FEMPI_FAULTS=$(or $(N),10) .venv/bin/python -m pytest tests/faults
 
 .PHONY: slurm
 slurm: .venv/test ## Run every template in jobs/ under a real Slurm on this machine (root; packages: .ci/packages)

@@ -1,7 +1,7 @@
 """Whatever a configuration file holds, it is refused in one message, or means exactly what it says.
 
 500 files are made from good ones: tables and values are exchanged, or bytes of the text. They are the same ones every
-time; `FEMPI_FUZZ=20000 pytest tests/test_fuzzed_configs.py` makes so many others.
+time; `make fuzz N=20` makes twenty times as many others.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from launch import clean_env
 from fempi import experiment
 from fempi.config import ConfigError
 
+MORE = int(os.environ.get("FEMPI_FUZZ", "1"))
 pytestmark = pytest.mark.usefixtures("own_registry")
 
 FULL = """
@@ -180,8 +181,8 @@ def texts(draw):
 
 FILES = st.one_of(documents(), documents(), documents(), texts())
 FUZZ = settings(
-    max_examples=int(os.environ.get("FEMPI_FUZZ", "500")),
-    derandomize="FEMPI_FUZZ" not in os.environ,
+    max_examples=500 * MORE,
+    derandomize=MORE == 1,
     database=None,
     deadline=None,  # of a busy machine; `within` ends what does not end
     suppress_health_check=list(HealthCheck),

@@ -1,8 +1,8 @@
 """A damaged record is said to be damaged: never a traceback, a hang or a wrong value that passes for a right one.
 
 Copies of a good record are damaged, 200 of the packed file and some of each file of a folder, and read as a user would,
-`fempi check` and `fempi info`. They are damaged in the same way every time; `FEMPI_FUZZ=20 pytest
-tests/test_corrupted_files.py` makes twenty times as many.
+`fempi check` and `fempi info`. They are damaged in the same way every time; `make fuzz N=20`
+makes twenty times as many.
 """
 
 import contextlib
