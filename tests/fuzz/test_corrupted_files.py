@@ -211,7 +211,7 @@ def read(copies, original):
     count = len(list(copies.iterdir()))
     job = subprocess.run(
         [sys.executable, __file__, str(copies), str(original)],
-        env=clean_env(),
+        env=clean_env() | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
         timeout=60 + 30 * count,
