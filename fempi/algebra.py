@@ -7,9 +7,9 @@ does not depend on how many ranks there are, nor on how the rows lie in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,13 @@ _SAFE = 40
 product; others are scaled first."""
 
 
+class Row(Protocol):
+    """One update of d coordinates, an array or what reads it from a file when asked."""
+
+    def __getitem__(self, columns: slice, /) -> Float32:
+        """Return some of its coordinates."""
+
+
 class Updates:
     """n updates of d coordinates (float32, one per row), with the server's reference update where there is one.
 
@@ -36,24 +43,25 @@ class Updates:
     """
 
     def __init__(self, rows: Float32, reference: Float32 | None = None) -> None:
-        self._rows: list[Float32] = list(rows)
+        self._rows: Sequence[Any] = list(rows)
         self._reference = reference
         self._mixing: Float64 | None = None
         self.n = len(self._rows)
         self.d = rows.shape[1]
 
     @classmethod
-    def from_gram(cls, gram: Float64, *, has_reference: bool) -> Updates:
-        """Make updates of which only the inner products are known: what a record keeps of every round.
+    def from_gram(cls, gram: Float64, *, has_reference: bool, rows: Sequence[Row] = (), d: int = 0) -> Updates:
+        """Make updates whose inner products are known: what a record keeps of every round.
 
-        `gram` is (n + 1, n + 1), its last row and column the reference's. Asking for columns raises ValueError.
+        `gram` is (n + 1, n + 1), its last row and column the reference's. Without the rows, asking for columns raises
+        ValueError.
         """
         updates = cls.__new__(cls)
-        updates._rows = []
+        updates._rows = rows
         updates._reference = None
         updates._mixing = None
         updates.n = len(gram) - 1
-        updates.d = 0
+        updates.d = d
         updates.__dict__["has_reference"] = has_reference
         updates.__dict__["full_gram"] = read_only(gram)
         updates.__dict__["finite"] = np.isfinite(np.diagonal(gram)[:-1])

@@ -241,6 +241,41 @@ def check(path: Path, complete: bool) -> int:
 
 
 @commands.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--aggregator", metavar="NAME", help="The rule; the record's own by default.")
+@click.option("--pre", metavar="NAME", multiple=True, help="A pre-aggregator to put before it; may be repeated.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="A setting of [aggregator], as in TOML.")
+@click.option("--all", "all_rules", is_flag=True, help="Every rule with its defaults, the best first.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write every decision to this CSV file.")
+@click.option("--allow-plugins", is_flag=True, help="Run the plugin code that the record holds.")
+def replay(
+    path: Path,
+    aggregator: str | None,
+    pre: tuple[str, ...],
+    overrides: tuple[str, ...],
+    all_rules: bool,
+    output: Path | None,
+    allow_plugins: bool,
+) -> None:
+    """Decide recorded rounds again, with the run's rule or any other."""
+    from fempi import findings, resume
+    from fempi.experiment import parse_overrides
+    from fempi.forensics import replay
+    from fempi.runfile import RunFile
+
+    if all_rules and (aggregator or pre or overrides or output):
+        raise click.UsageError("--all takes every rule as it is; leave out the other options")
+    if output is not None and output.exists():
+        raise FempiError(f"{output} is there already; move it, or name another")
+    with RunFile(path) as run:
+        resume.load_plugins(run, allow=allow_plugins)
+        if all_rules:
+            findings.ranking(*replay.ranking(run))
+        else:
+            findings.replayed(run, replay.section_of(run, aggregator, parse_overrides(overrides), pre), output)
+
+
+@commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to make.")
 @click.option("--force", is_flag=True, help="Replace a file that is in the way.")

@@ -204,5 +204,6 @@ def _abort(error: BaseException) -> int:
     print(f"fempi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
     status = status or 1  # a rank that leaves early, even with 0, leaves the others waiting
     if world.size > 1:
+        time.sleep(0.5)  # MPICH's launcher was seen to end the job before it had read what the rank had said
         world.Abort(status)
     return status

@@ -220,6 +220,19 @@ class ConfigError(FempiError):
         super().__init__("\n  ".join([f"{where}: {count}", *shown]))
 
 
+def resolve_aggregator(table: Document) -> Aggregator:
+    """Validate `[aggregator]` alone and fill in its plugins' defaults; ConfigError with every problem."""
+    table = dict(table)
+    problems = [*_bind("aggregator", table, ["aggregator"]), *_bind_pre(table)]
+    try:
+        section = Aggregator.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError("aggregator", [*_describe(error, ("aggregator",)), *problems]) from None
+    if problems:
+        raise ConfigError("aggregator", problems)
+    return section
+
+
 def resolve(document: Document) -> tuple[Config | None, list[str]]:
     """Validate a document without arms and fill in every default; return the run, or None, and the problems."""
     document = {k: dict(v) if isinstance(v, dict) else v for k, v in document.items()}

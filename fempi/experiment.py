@@ -35,15 +35,7 @@ def load(path: Path, *, overrides: Sequence[str] = (), arm: str | None = None) -
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
     except ValueError as error:
         raise ConfigError(str(path), [f"not valid TOML: {error}"]) from error
-    settings: Document = {}
-    problems: list[str] = []
-    for override in overrides:
-        try:
-            settings |= _flat(_parse_override(override))
-        except FempiError as error:
-            problems.append(f"--set {override}: {error}")
-    if problems:
-        raise ConfigError(str(path), problems)
+    settings = parse_overrides(overrides, where=str(path))
     return parse(document, settings, where=str(path), folder=path.parent, arm=arm)
 
 
@@ -225,6 +217,20 @@ def _in_a_name(value: Any) -> str:
         return "_".join(_in_a_name(v) if k == "name" else f"{_in_a_name(k)}_{_in_a_name(v)}" for k, v in value.items())
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_")
+
+
+def parse_overrides(overrides: Sequence[str], *, where: str = "command line") -> Document:
+    """Read `key=TOMLVALUE` settings; the last one of a key has the last word. ConfigError with every problem."""
+    settings: Document = {}
+    problems: list[str] = []
+    for override in overrides:
+        try:
+            settings |= _flat(_parse_override(override))
+        except FempiError as error:
+            problems.append(f"--set {override}: {error}")
+    if problems:
+        raise ConfigError(where, problems)
+    return settings
 
 
 def _parse_override(text: str) -> Document:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from fempi import privacy, registry
-from fempi.aggregators import Context, Rule, decide
-from fempi.aggregators.pre import compose
+from fempi.aggregators import Context, decide
+from fempi.aggregators.pre import rule_of
 from fempi.algebra import Bool, Float32, Float64, Updates
 from fempi.attacks import Attack, Knowledge, poison, poison_data
 from fempi.config import Config, Privacy
@@ -69,7 +69,7 @@ def prepare(config: Config, data_root: Path, device: torch.device) -> Problem:
         malicious=_malicious(config, attack),
         model=model,
         attack=attack,
-        rule=_rule(config),
+        rule=rule_of(config.aggregator),
         needs_reference="reference" in rule.needs,
         mechanism=mechanism,
         epsilon=epsilon,
@@ -89,14 +89,6 @@ def _fits_in_memory(make: Callable[[], torch.nn.Module]) -> None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if 3 * size > memory:  # the model, its gradient and an update
         raise ValueError(f"its parameters take {size / 1e9:.1f} GB; this machine has {memory / 1e9:.1f} GB of memory")
-
-
-def _rule(config: Config) -> Rule:
-    pre = []
-    for entry in config.aggregator.pre:
-        make = registry.find("pre_aggregator", entry["name"]).make
-        pre.append(partial(make, **{key: value for key, value in entry.items() if key != "name"}))
-    return compose(pre, partial(config.plugin("aggregator").make, **config.parameters("aggregator")))
 
 
 @lru_cache  # the accountant takes seconds for "fixed"

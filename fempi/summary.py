@@ -82,25 +82,25 @@ def summarize(path: Path) -> Summary:
 
 
 _QUALITY: Mapping[str, Callable[[Summary], str]] = {
-    "accuracy": lambda s: _number(s.accuracy),
-    "last 5": lambda s: _number(s.recent_accuracy),
-    "precision": lambda s: _number(s.precision),
-    "recall": lambda s: _number(s.recall),
-    "F1": lambda s: _number(s.f1),
+    "accuracy": lambda s: number(s.accuracy),
+    "last 5": lambda s: number(s.recent_accuracy),
+    "precision": lambda s: number(s.precision),
+    "recall": lambda s: number(s.recall),
+    "F1": lambda s: number(s.f1),
 }
 _DEFENCE: Mapping[str, Callable[[Summary], str]] = {
-    "malicious\nselected": lambda s: _percent(s.malicious_selected),
-    "honest\nexcluded": lambda s: _percent(s.honest_excluded),
-    "AUC of\ntrust": lambda s: _number(s.trust_auc, ".3f"),
-    "attack\nsuccess": lambda s: _percent(s.attack_success),
-    "epsilon\nspent": lambda s: _number(s.epsilon, ".3g"),
-    "trust of\nmalicious": lambda s: _number(s.trust_malicious, ".3g"),
-    "trust of\nhonest": lambda s: _number(s.trust_honest, ".3g"),
+    "malicious\nselected": lambda s: percent(s.malicious_selected),
+    "honest\nexcluded": lambda s: percent(s.honest_excluded),
+    "AUC of\ntrust": lambda s: number(s.trust_auc, ".3f"),
+    "attack\nsuccess": lambda s: percent(s.attack_success),
+    "epsilon\nspent": lambda s: number(s.epsilon, ".3g"),
+    "trust of\nmalicious": lambda s: number(s.trust_malicious, ".3g"),
+    "trust of\nhonest": lambda s: number(s.trust_honest, ".3g"),
 }
 _COST: Mapping[str, Callable[[Summary], str]] = {
     "time": lambda s: duration(s.seconds),
-    "clients/s": lambda s: _number(s.clients_per_second, ".3g"),
-    "not\ntraining": lambda s: _percent(s.non_training),
+    "clients/s": lambda s: number(s.clients_per_second, ".3g"),
+    "not\ntraining": lambda s: percent(s.non_training),
     "file": lambda s: s.path.name,
 }
 _ABSENT = "-"
@@ -157,9 +157,11 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else np.nan
 
 
-def _number(value: float, form: str = ".4f") -> str:
+def number(value: float, form: str = ".4f") -> str:
+    """Write a number, or a dash if there is none."""
     return format(value, form) if np.isfinite(value) else _ABSENT
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """Write a share as a percentage, or a dash if there is none."""
     return f"{100 * value:.1f} %" if np.isfinite(value) else _ABSENT

@@ -74,10 +74,19 @@ Rule = Callable[[Updates, Context], Decision]
 
 
 def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
-    """Apply a rule to whatever was received and return a Decision for all n rows, `scale` and `update` filled in.
+    """Apply a rule as `weigh` does, and fill in the `update` that its weights mean."""
+    decision = weigh(rule, updates, context)
+    if decision.update is not None:
+        return decision
+    assert decision.scale is not None, "weigh() fills it in"
+    return replace(decision, update=updates.combine(decision.weights * decision.scale))
+
+
+def weigh(rule: Rule, updates: Updates, context: Context) -> Decision:
+    """Apply a rule to whatever was received and return a Decision for all n rows, its `scale` filled in.
 
     Rows with a NaN or an Inf are taken out before the rule sees anything, and each counts as one of the declared
-    Byzantine rows found. If too few rows are left for the rule, the model stays as it is: update and weights are 0.
+    Byzantine rows found. If too few rows are left for the rule, the model stays as it is: all weights are 0.
     `TooFewRows` is raised only where the rule could not have worked with n finite rows either, another ValueError if
     what it returned is not a decision.
     """
@@ -102,7 +111,6 @@ def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
         decision = _checked(zero, rows)
 
     assert decision.scale is not None, "_checked fills it in"
-    update = rows.combine(decision.weights * decision.scale) if decision.update is None else decision.update
 
     def spread(values: np.ndarray, otherwise: float) -> np.ndarray:
         out = np.full(updates.n, otherwise, values.dtype)
@@ -114,7 +122,7 @@ def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
         trust=spread(decision.trust, np.nan),
         selected=spread(decision.selected, False),
         scale=spread(decision.scale, 1),
-        update=update,
+        update=decision.update,
         state=decision.state,
     )
 

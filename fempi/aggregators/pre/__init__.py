@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
+from fempi import registry
 from fempi.aggregators import Context, Decision, Rule
 from fempi.algebra import Float64, Int64, Updates
+from fempi.config import Aggregator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,15 @@ class Mixing:
 
 
 PreAggregator = Callable[[Updates, Context], Mixing]
+
+
+def rule_of(section: Aggregator) -> Rule:
+    """Return what `[aggregator]` describes, its hyper-parameters bound: the rule after its pre-aggregators."""
+    pre = []
+    for entry in section.pre:
+        parameters = {key: value for key, value in entry.items() if key != "name"}
+        pre.append(partial(registry.find("pre_aggregator", entry["name"]).make, **parameters))
+    return compose(pre, partial(registry.find("aggregator", section.name).make, **section.parameters))
 
 
 def compose(pre: Sequence[PreAggregator], rule: Rule) -> Rule:

@@ -1,0 +1,99 @@
+"""What the forensic commands print."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from fempi.config import Aggregator
+from fempi.display import console
+from fempi.errors import FempiError
+from fempi.forensics import replay
+from fempi.runfile import RunFile
+from fempi.summary import number, percent
+
+CSV_COLUMNS = ("round", "slot", "client", "attacking", "norm", "trust", "weight", "scale", "selected")
+
+
+def replayed(run: RunFile, section: Aggregator, output: Path | None) -> None:
+    """Replay a rule on a record, print what it would have let in, and write every decision to `output`."""
+    rounds, other = [], {}
+    for each in replay.replay(run, section):
+        rounds.append(each)
+        if found := replay.differences(run, each):
+            other[each.round] = found
+    if output is not None:
+        _write(output, run, rounds)
+    _print([replay.summarize(section, iter(rounds))])
+    name = replay.describe(section)
+    if not replay.is_recorded(run, section):
+        recorded = run.config["aggregator"]["name"]
+        said = (
+            f"{name} is not the run's rule: this is what it would have made of each round's updates, by clients whose "
+            f"model {recorded} had made"
+        )
+    elif other:
+        first = min(other)
+        said = f"{name} decides otherwise than the record in {len(other)} rounds, first in {first}: {other[first]}"
+    else:
+        said = f"{name} decides as it did: trust, weights and selection equal the record in {len(rounds)} rounds"
+    out = console()
+    out.print(said, highlight=False, markup=False, soft_wrap=True)
+    if output is not None:
+        out.print(f"decisions in {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+def ranking(summaries: Sequence[replay.Summary], refused: Mapping[str, str]) -> None:
+    """Print what every rule would have let in, the best first, and why some could not be replayed."""
+    _print(summaries)
+    for name, reason in refused.items():
+        console().print(f"{name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print(summaries: Sequence[replay.Summary]) -> None:
+    out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    out.add_column("rule", overflow="fold")
+    headings = (
+        "malicious\nweight",
+        "attackers\nexcluded",
+        "others\nexcluded",
+        "AUC of\ntrust",
+        "distance from\nhonest mean",
+        "rounds",
+    )
+    for heading in headings:
+        out.add_column(heading, justify="right", no_wrap=True)
+    for each in summaries:
+        out.add_row(
+            each.aggregator,
+            percent(each.malicious_weight),
+            percent(each.true_positive_rate),
+            percent(each.false_positive_rate),
+            number(each.trust_auc, ".3f"),
+            number(each.error, ".3g"),
+            str(each.rounds),
+        )
+    console().print(out)
+
+
+def _write(output: Path, run: RunFile, rounds: Sequence[replay.Replayed]) -> None:
+    clients, norms = run.read("rounds/client"), run.read("rounds/norm")
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(CSV_COLUMNS)
+    for each in rounds:
+        place, decision = each.round - 1, each.decision
+        attacking, selected = each.attacking.astype(int), decision.selected.astype(int)
+        assert decision.scale is not None, "weigh() fills it in"
+        columns = (clients[place], attacking, norms[place], decision.trust, decision.weights, decision.scale, selected)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        table.writerows([each.round, slot, *row] for slot, row in enumerate(rows))
+    try:
+        output.write_text(text.getvalue(), newline="")
+    except OSError as error:
+        raise FempiError(f"{output} cannot be written: {error.strerror}") from error
