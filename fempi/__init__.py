@@ -10,7 +10,7 @@ from fempi.attacks import Attack, Knowledge, honest
 from fempi.datasets import Dataset
 from fempi.errors import FempiError
 from fempi.registry import register
-from fempi.runfile import RunFile
+from fempi.runfile import RunFile, open  # noqa: A004 - as in xarray
 
 __version__ = "0.1.0"
 
@@ -27,5 +27,6 @@ __all__ = [
     "Updates",
     "__version__",
     "honest",
+    "open",
     "register",
 ]

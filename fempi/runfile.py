@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import h5py
 import numpy as np
@@ -13,10 +13,14 @@ import numpy as np
 from fempi import lock
 from fempi.digest import SEAL, seal
 from fempi.errors import FempiError
-from fempi.schema import COORDINATES, FIELDS, FORMAT, FORMAT_VERSION, VECTORS, Layout
+from fempi.schema import COORDINATES, FIELDS, FORMAT, FORMAT_VERSION, PHASES, VECTORS, Layout
+
+if TYPE_CHECKING:
+    import pandas
 
 MASTER = "run.h5"
 _FIRST_DIMENSION = {f.path: f.dims[0] for f in (*FIELDS, *COORDINATES)}
+_TABLES = {"updates": ("round", "slot"), "rounds": ("round",), "clients": ("client",)}
 _ATTRIBUTES = ("config", "config_hash", "layout", "run_id", "status")
 
 
@@ -184,6 +188,41 @@ class RunFile:
         except OSError as error:
             raise FempiError(f"{path} of {self.path} cannot be read: {error}") from error
         return values.astype(bool) if dataset.attrs.get("dtype") == "bool" else values
+
+    def to_pandas(self, table: Literal["updates", "rounds", "clients"] = "updates") -> pandas.DataFrame:
+        """Return all that is one number each as a table: of each update sent, each round, or each client.
+
+        The rows are the committed ones. Rounds without a test have NaN there; timings are the longest of all ranks (s).
+        Needs pandas (the `analysis` extra).
+        """
+        import pandas
+
+        rounds = np.arange(1, self.rounds_completed + 1)
+        columns = {f.path: self.read(f.path) for f in self.layout.fields() if f.dims == _TABLES[table]}
+        if table == "clients":
+            index = pandas.RangeIndex(self.layout.size("client"), name="client")
+        elif table == "rounds":
+            index = pandas.Index(rounds, name="round")
+        else:
+            slots = range(self.layout.size("slot"))
+            index = pandas.MultiIndex.from_product([rounds, slots], names=["round", "slot"])
+        frame = pandas.DataFrame(
+            {path.rpartition("/")[2]: values.ravel() for path, values in columns.items()}, index=index
+        )
+        if table != "rounds":
+            return frame
+        tested = pandas.Index(self.read("evaluation/round"), name="round")
+        tests = {
+            f.path.rpartition("/")[2]: self.read(f.path) for f in self.layout.fields() if f.dims == ("evaluation",)
+        }
+        seconds = np.fmax.reduce(self.read("timing/seconds"), axis=1)
+        timing = pandas.DataFrame(seconds, columns=[f"{phase}_seconds" for phase in PHASES], index=index)
+        return frame.join(pandas.DataFrame(tests, index=tested)).join(timing)
+
+
+def open(path: Path | str) -> RunFile:  # noqa: A001 - read as fempi.open
+    """Open a record: a packed file, or the folder of a run; see RunFile."""
+    return RunFile(path)
 
 
 def opened(path: Path) -> h5py.File:
