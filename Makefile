@@ -122,7 +122,7 @@ stale:
 
 .venv/setup: pyproject.toml $(CONSTRAINTS) $(STALE)
 	@echo "Installing into .venv (PyTorch is large: a few minutes on a slow line)"
-	@$(call install,analysis$(MPI_EXTRA))
+	@$(call install,run$(comma)analysis$(MPI_EXTRA))
 	@touch $@
 
 .venv/test: .venv/setup

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from fempi.comm import Comm
     from fempi.config import Config
 
+EXTRAS: Mapping[str, Sequence[str]] = {
+    "run": ("mpi4py", "torch", "torchvision", "dp_accounting"),
+    "analysis": ("matplotlib", "pandas", "xarray", "h5netcdf"),
+}
+"""Modules that a command may lack, by what installs them"""
 DATA_ROOT = Path(os.environ.get("FEMPI_DATA", "data"))
 
 
@@ -48,6 +54,13 @@ def _command(arguments: list[str]) -> int:
     except FempiError as error:
         if launcher.is_first():
             print(f"fempi: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        extra = next((extra for extra, modules in EXTRAS.items() if error.name in modules), None)
+        if extra is None:
+            raise
+        if launcher.is_first():
+            print(f"fempi: {error.name} is not installed; pip install 'fempi[{extra}]'", file=sys.stderr)
         return 2
     return int(status or 0)
 
@@ -116,6 +129,8 @@ def _make(load: Callable[[], list[Config]], how: Mapping[str, Any], *, output: P
     """Make runs on all ranks together."""
     from fempi.signals import STATUS, Stop
 
+    _want("run")
+
     def on_every_rank(comm: Comm) -> int:
         from fempi import sweep
         from fempi.display import Display
@@ -164,6 +179,7 @@ def doctor(
     config: Path | None, arm: str | None, overrides: tuple[str, ...], output: Path, data: Path, device: str
 ) -> int:
     """Say what would go wrong with a run here, under mpirun or alone; nothing it writes stays."""
+    _want("run")
     from fempi import comm as mpi
 
     if config is None and (arm or overrides):
@@ -294,6 +310,13 @@ def pack(folder: Path, output: Path, force: bool) -> None:
     except OSError as error:
         raise FempiError(f"{output} cannot be written: {error.strerror}") from error
     click.echo(f"packed into {output}")
+
+
+def _want(extra: str) -> None:
+    """Raise ModuleNotFoundError, of which `_command` knows what to say, now and not on some ranks later."""
+    for module in EXTRAS[extra]:
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(name=module)
 
 
 def _device(choice: str, local_rank: int) -> Any:

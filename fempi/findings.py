@@ -51,8 +51,8 @@ def replayed(run: RunFile, section: Aggregator, output: Path | None) -> None:
 def ranking(summaries: Sequence[replay.Summary], refused: Mapping[str, str]) -> None:
     """Print what every rule would have let in, the best first, and why some could not be replayed."""
     _print(summaries)
-    for name, reason in refused.items():
-        console().print(f"{name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    for reason in refused.values():
+        console().print(reason, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print(summaries: Sequence[replay.Summary]) -> None:
