@@ -258,6 +258,18 @@ def check(path: Path, complete: bool) -> int:
 
 @commands.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--truth", is_flag=True, help="Say who was malicious, and how well each score tells.")
+def examine(path: Path, truth: bool) -> None:
+    """Say which clients stand out, since when and for what, without looking at the truth."""
+    from fempi import findings
+    from fempi.runfile import RunFile
+
+    with RunFile(path) as run:
+        findings.examined(run, truth=truth)
+
+
+@commands.command()
+@click.argument("path", type=click.Path(path_type=Path))
 @click.option("--aggregator", metavar="NAME", help="The rule; the record's own by default.")
 @click.option("--pre", metavar="NAME", multiple=True, help="A pre-aggregator to put before it; may be repeated.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="A setting of [aggregator], as in TOML.")

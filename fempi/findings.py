@@ -7,13 +7,14 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich import box
 from rich.table import Table
 
 from fempi.config import Aggregator
 from fempi.display import console
 from fempi.errors import FempiError
-from fempi.forensics import replay
+from fempi.forensics import replay, suspicion
 from fempi.runfile import RunFile
 from fempi.summary import number, percent
 
@@ -53,6 +54,58 @@ def ranking(summaries: Sequence[replay.Summary], refused: Mapping[str, str]) -> 
     _print(summaries)
     for reason in refused.values():
         console().print(reason, highlight=False, markup=False, soft_wrap=True)
+
+
+MEANINGS = {
+    "trust": "little trust by the rule",
+    "norm": "unusual norm",
+    "cosine": "other direction than the geometric median",
+    "distance": "far from the geometric median",
+    "krum": "high Krum score",
+    "nearest": "another row very near by",
+}
+
+
+def examined(run: RunFile, *, truth: bool) -> None:
+    """Print who stands out, since when and for what, and with the truth, how right that is."""
+    found = suspicion.examine(run)
+    malicious, out = run.read("clients/malicious"), console()
+    suspects = found.suspects()
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("client", "since\nround", "rounds\nhere", "chance"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("for (standard deviations from the others)")
+    if truth:
+        table.add_column("in truth")
+    for each in suspects:
+        evidence = ", ".join(f"{MEANINGS[score]} ({above:.1f})" for score, above in each.evidence.items())
+        row = [str(each.client), str(each.first_round), str(each.rounds), f"{each.p:.1g}", evidence]
+        table.add_row(*row, *(["malicious" if malicious[each.client] else "honest"] if truth else []))
+    if suspects:
+        out.print(table)
+    clients = len(np.unique(found.clients))
+    said = (
+        f"{len(suspects)} of {clients} clients stand out; were they all alike, the chance of one would be "
+        f"{suspicion.ALARM:.0%}, but honest clients with unusual data may stand out too"
+    )
+    out.print(said, highlight=False, markup=False, soft_wrap=True)
+    if truth:
+        _print_separation(run, found)
+
+
+def _print_separation(run: RunFile, found: suspicion.Examination) -> None:
+    attacking, malicious = run.read("rounds/attacking"), run.read("clients/malicious")
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("score")
+    headings = ("AUC of\na round", "AUC of\nrows", "found at\n1 % FPR", "found at\n5 % FPR", "AUC of\nclients")
+    for heading in (*headings, "malicious\nstand out", "honest\nstand out"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for score in found.deviations:
+        s = suspicion.separation(found, score, attacking, malicious)
+        areas = (s.auc_of_rounds, s.auc, s.tpr_at_1, s.tpr_at_5, s.auc_accumulated)
+        shown = (number(area, ".3f") for area in areas)
+        table.add_row(score, *shown, f"{s.found} of {malicious.sum()}", str(s.false_alarms))
+    console().print(table)
 
 
 def _print(summaries: Sequence[replay.Summary]) -> None:

@@ -68,7 +68,14 @@ def command(*arguments, without=("run", "analysis")):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("info",), ("check",), ("replay",), ("replay", "--all"), ("replay", "--aggregator", "flame")],
+    [
+        ("info",),
+        ("check",),
+        ("examine", "--truth"),
+        ("replay",),
+        ("replay", "--all"),
+        ("replay", "--aggregator", "flame"),
+    ],
     ids=" ".join,
 )
 def test_a_command_needs_none_of_it(arguments, record):
