@@ -7,7 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -96,6 +96,7 @@ def run_all(
             before, left = left, [(config, target) for config, target in left if records[target] is None]
             if len(left) == len(before):
                 break  # all of them were held in one go; others may have come free since they were passed over
+            options = replace(options, force=False)  # what another job has made meanwhile is new
         for config, target in left if comm.is_root else []:
             reporter.left(config, lock.holder(lock_of(folder_of(target))) or "another job")
         return list(records.values())

@@ -634,6 +634,21 @@ def test_a_run_that_comes_free_while_others_are_made_is_made_too(stopped_sweep):
     assert sorted(path.name for path in Path("out/x").iterdir()) == [f"x+seed={seed}.h5" for seed in (1, 2, 3)]
 
 
+def test_force_does_not_make_anew_what_another_job_was_at_and_has_finished(stopped_sweep):
+    folder, record = places(2)
+    held = lock.take(lock_of(folder))
+
+    def another_job_ends(recorder):
+        if recorder.folder == places(3)[0]:
+            held.release()
+            assert of_my_own(*RUN, "--set", "grid={seed=[2]}") == 0
+
+    with after_round(1, another_job_ends):
+        assert of_my_own(*SWEEP, "--force") == 0
+    with RunFile(record) as run:
+        assert run["launches/first_round"][...].tolist() == [1, 3]
+
+
 def test_force_on_a_sweep_that_was_stopped_starts_anew(stopped_sweep, capfd):
     with RunFile(places(2)[0]) as run:
         before = run.run_id
