@@ -113,9 +113,15 @@ class Round:
 
 def rounds(run: RunFile) -> Iterator[Round]:
     """Yield the committed rounds, one at a time."""
-    clients, trust = run.read("rounds/client").astype(np.int64), run.read("rounds/trust")
-    for place in range(run.rounds_completed):
-        yield Round(place + 1, clients[place], run["rounds/gram"][place, :-1, :-1], trust[place])
+    for number in range(1, run.rounds_completed + 1):
+        yield round_at(run, number)
+
+
+def round_at(run: RunFile, number: int) -> Round:
+    """Return one round."""
+    place = number - 1
+    clients: Int64 = run["rounds/client"][place].astype(np.int64)
+    return Round(number, clients, run["rounds/gram"][place, :-1, :-1], run["rounds/trust"][place])
 
 
 def _log(values: Float64) -> Float64:
