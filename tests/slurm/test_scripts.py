@@ -50,7 +50,8 @@ def terminal(virtual_environment, field):
         env = clean_env() | {"FEMPI_VENV": sys.prefix, "FEMPI_PAUSE": "1", "TMPDIR": str(field.folder)}
         with (field.folder / "log").open("ab") as log:
             job = subprocess.Popen(
-                ["setsid", "--ctty", "jobs/local.sh", "one.toml", *arguments],
+                # As a user's shell has it: tests started in the background ignore Ctrl-C, and so would the script.
+                ["setsid", "--ctty", "env", "--default-signal=INT", "jobs/local.sh", "one.toml", *arguments],
                 cwd=field.folder,
                 stdin=theirs,
                 stdout=log,
