@@ -199,7 +199,7 @@ def _abort(error: BaseException) -> int:
     world = MPI.COMM_WORLD
     status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 0
     if world.rank:
-        time.sleep(1)  # a fault that hits every rank is printed by rank 0, whose abort ends the others here
+        time.sleep(2)  # a fault that hits every rank is printed by rank 0, whose abort ends the others here
     text = "".join(traceback.format_exception(error)).rstrip()
     print(f"fempi: rank {world.rank} of {world.size} failed:\n{text}", file=sys.stderr, flush=True)
     status = status or 1  # a rank that leaves early, even with 0, leaves the others waiting
