@@ -43,7 +43,7 @@ def _auc(honest: Bool, trust: Float64) -> float:
         return np.nan
     scores = np.unique(trust, return_inverse=True)[1] + 1  # an order, whatever infinities are in it
     scores[np.isnan(trust)] = 0
-    _, place, ties = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(ties) - (ties - 1) / 2)[place]  # from 1; rows that tie share the mean of theirs
+    ties = np.bincount(scores)
+    ranks = (np.cumsum(ties) - (ties - 1) / 2)[scores]  # from 1; rows that tie share the mean of theirs
     positive, negative = int(honest.sum()), int((~honest).sum())
     return float((ranks[honest].sum() - positive * (positive + 1) / 2) / (positive * negative))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
+from fempi.algebra import Float64, Int64
 from fempi.config import Aggregator
 from fempi.display import console
 from fempi.errors import FempiError
@@ -23,26 +24,34 @@ CSV_COLUMNS = ("round", "slot", "client", "attacking", "norm", "trust", "weight"
 
 def replayed(run: RunFile, section: Aggregator, output: Path | None) -> None:
     """Replay a rule on a record, print what it would have let in, and write every decision to `output`."""
-    rounds, other = [], {}
-    for each in replay.replay(run, section):
-        rounds.append(each)
-        if found := replay.differences(run, each):
-            other[each.round] = found
+    recorded, other, text = replay.is_recorded(run, section), {}, io.StringIO()
+    table = csv.writer(text)
+    table.writerow(CSV_COLUMNS)
+    clients, norms = run.read("rounds/client"), run.read("rounds/norm")
+
+    def watched() -> Iterator[replay.Replayed]:
+        """One round at a time: a rule of columns has made a whole update in each."""
+        for each in replay.replay(run, section):
+            if recorded and (found := replay.differences(run, each)):
+                other[each.round] = found
+            table.writerows(_rows(each, clients[each.round - 1], norms[each.round - 1]))
+            yield each
+
+    summary = replay.summarize(section, watched())
     if output is not None:
-        _write(output, run, rounds)
-    _print([replay.summarize(section, iter(rounds))])
+        _write(output, text.getvalue())
+    _print([summary])
     name = replay.describe(section)
-    if not replay.is_recorded(run, section):
-        recorded = run.config["aggregator"]["name"]
+    if not recorded:
         said = (
             f"{name} is not the run's rule: this is what it would have made of each round's updates, by clients whose "
-            f"model {recorded} had made"
+            f"model {run.config['aggregator']['name']} had made"
         )
     elif other:
         first = min(other)
         said = f"{name} decides otherwise than the record in {len(other)} rounds, first in {first}: {other[first]}"
     else:
-        said = f"{name} decides as it did: trust, weights and selection equal the record in {len(rounds)} rounds"
+        said = f"{name} decides as it did: trust, weights and selection equal the record in {summary.rounds} rounds"
     out = console()
     out.print(said, highlight=False, markup=False, soft_wrap=True)
     if output is not None:
@@ -134,19 +143,18 @@ def _print(summaries: Sequence[replay.Summary]) -> None:
     console().print(out)
 
 
-def _write(output: Path, run: RunFile, rounds: Sequence[replay.Replayed]) -> None:
-    clients, norms = run.read("rounds/client"), run.read("rounds/norm")
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(CSV_COLUMNS)
-    for each in rounds:
-        place, decision = each.round - 1, each.decision
-        attacking, selected = each.attacking.astype(int), decision.selected.astype(int)
-        assert decision.scale is not None, "weigh() fills it in"
-        columns = (clients[place], attacking, norms[place], decision.trust, decision.weights, decision.scale, selected)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        table.writerows([each.round, slot, *row] for slot, row in enumerate(rows))
+def _rows(each: replay.Replayed, clients: Int64, norms: Float64) -> Iterator[list[float]]:
+    """Rows of the CSV file for a round."""
+    decision = each.decision
+    attacking, selected = each.attacking.astype(int), decision.selected.astype(int)
+    assert decision.scale is not None, "weigh() fills it in"
+    columns = (clients, attacking, norms, decision.trust, decision.weights, decision.scale, selected)
+    for slot, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        yield [each.round, slot, *row]
+
+
+def _write(output: Path, text: str) -> None:
     try:
-        output.write_text(text.getvalue(), newline="")
+        output.write_text(text, newline="")
     except OSError as error:
         raise FempiError(f"{output} cannot be written: {error.strerror}") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import auc, roc_curve
 
 from fempi.algebra import Bool, Float64, Int64
 from fempi.forensics.geometry import SCORES, rounds, standardized
@@ -128,11 +128,11 @@ def examine(run: RunFile) -> Examination:
 
 def separation(found: Examination, score: str, attacking: Bool, malicious: Bool) -> Separation:
     """Hold a score against the truth: which rows (R, n) attack, which clients (C,) are malicious."""
-    above = np.clip(found.deviations[score], -1e300, 1e300)
+    above = found.deviations[score]
     p, first = found.accumulated(score)
     seen = np.isin(np.arange(found.num_clients), found.clients)
     each = [_auc(truth, row) for truth, row in zip(attacking, above, strict=True)]
-    false, true = _curve(attacking.ravel(), above.ravel())
+    false, true = curve(attacking.ravel(), above.ravel())
     return Separation(
         auc_of_rounds=float(np.nanmean(each)) if not np.isnan(each).all() else np.nan,
         auc=_auc(attacking.ravel(), above.ravel()),
@@ -144,19 +144,19 @@ def separation(found: Examination, score: str, attacking: Bool, malicious: Bool)
     )
 
 
-def _auc(truth: Bool, scores: Float64) -> float:
+def curve(truth: Bool, scores: Float64) -> tuple[Float64, Float64]:
+    """Return the ROC curve of scores, infinite ones allowed: false and true positive rates; NaN if all are alike."""
     known = ~np.isnan(scores)
-    truth, scores = truth[known], scores[known]
-    return float(roc_auc_score(truth, scores)) if truth.any() and not truth.all() else np.nan
-
-
-def _curve(truth: Bool, scores: Float64) -> tuple[Float64, Float64]:
-    known = ~np.isnan(scores)
-    truth, scores = truth[known], scores[known]
+    truth, scores = truth[known], np.clip(scores[known], -1e300, 1e300)
     if not truth.any() or truth.all():
         return np.array([np.nan]), np.array([np.nan])
     false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
     return false, true
+
+
+def _auc(truth: Bool, scores: Float64) -> float:
+    false, true = curve(truth, scores)
+    return float(auc(false, true)) if len(false) > 1 else np.nan
 
 
 def _at(rate: float, false: Float64, true: Float64) -> float:

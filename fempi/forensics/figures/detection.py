@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_curve
+from sklearn.metrics import auc
 
 from fempi.errors import FempiError
 from fempi.forensics.figures.style import COLOURS, HONEST, MALICIOUS
-from fempi.forensics.suspicion import examine, separation
+from fempi.forensics.suspicion import curve, examine
 from fempi.runfile import RunFile
 
 
@@ -18,7 +18,6 @@ def roc(record: Path, *, title: str = "") -> Figure:
     """Draw the ROC curve of each score over all rows of a run, with its area."""
     with RunFile(record) as run:
         found, attacking = examine(run), run.read("rounds/attacking")
-        malicious = run.read("clients/malicious")
     if not attacking.any() or attacking.all():
         raise FempiError(f"{record} has no attackers among others, so there is nothing to tell apart")
     figure = Figure(figsize=(5.6, 4.6), layout="constrained")
@@ -26,13 +25,9 @@ def roc(record: Path, *, title: str = "") -> Figure:
         xlabel="share of other rows accused", ylabel="share of attacking rows found", title=title, aspect="equal"
     )
     for (score, above), colour in zip(found.deviations.items(), COLOURS, strict=False):
-        values = np.clip(above.ravel(), -1e300, 1e300)
-        known = ~np.isnan(values)
-        if not known.any():
-            continue
-        false, true, _ = roc_curve(attacking.ravel()[known], values[known])
-        area = separation(found, score, attacking, malicious).auc
-        axes.plot(false, true, color=colour, linewidth=1.6, label=f"{score} ({area:.3f})")
+        false, true = curve(attacking.ravel(), above.ravel())
+        if len(false) > 1:
+            axes.plot(false, true, color=colour, linewidth=1.6, label=f"{score} ({auc(false, true):.3f})")
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
     axes.grid(alpha=0.3)
     axes.legend(title="score (area)", frameon=False, fontsize=8)
