@@ -69,6 +69,11 @@ class Decision:
     """(d,) the new update, from rules that build it coordinate by coordinate; None: the weighted sum"""
     state: State = field(default_factory=dict)
 
+    @property
+    def factors(self) -> Float64:
+        """(n,) what each row is multiplied by in the weighted sum: its share times its scale."""
+        return self.weights if self.scale is None else self.weights * self.scale
+
 
 Rule = Callable[[Updates, Context], Decision]
 
@@ -78,8 +83,7 @@ def decide(rule: Rule, updates: Updates, context: Context) -> Decision:
     decision = weigh(rule, updates, context)
     if decision.update is not None:
         return decision
-    assert decision.scale is not None, "weigh() fills it in"
-    return replace(decision, update=updates.combine(decision.weights * decision.scale))
+    return replace(decision, update=updates.combine(decision.factors))
 
 
 def weigh(rule: Rule, updates: Updates, context: Context) -> Decision:

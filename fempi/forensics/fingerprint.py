@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fempi.algebra import Bool, Float64
+from fempi.algebra import Bool, distances_to
 from fempi.forensics.geometry import Round, rounds
 from fempi.runfile import RunFile
 
@@ -70,8 +70,7 @@ def traits(run: RunFile, suspected: Bool) -> Traits:
 def classify(t: Traits) -> Fingerprint:
     """Name the kind of attack that rows with such traits come from.
 
-    Rules are tried in this order; a row that is not moved far from where honest rows lie is left to what its last layer
-    says (`flipped`), for label flipping and backdoors train on other data and send what they trained.
+    Label flipping and backdoors send what they trained, on other data: they come out as unusual data, or as noise.
     """
     if t.not_finite > 0.5:
         return Fingerprint(kind="not finite")
@@ -113,15 +112,15 @@ def _measure(one: Round, suspected: Bool, d: int, each: dict[str, list[float]]) 
     typical = float(np.median(norms[others]))
     if not (typical > 0 and length > 0):
         return
-    spread = float(np.sqrt(np.mean([_away(known, mean, row) ** 2 for row in others])))
+    away, cosines = distances_to(known, mean), one.cosines()
+    spread = float(np.sqrt(np.mean(away[others] ** 2)))
     for row in found:
         product = float(known[row] @ mean)
         each["norm"].append(norms[row] / typical)
         each["cosine"].append(product / (norms[row] * length) if norms[row] > 0 else 0.0)
         each["along"].append(product / length**2)
-        each["shift"].append(_away(known, mean, row) / spread if spread > 0 else np.nan)
-        cosines = known[row, others] / np.maximum(norms[row] * norms[others], np.finfo(float).tiny)
-        same = (cosines > ALIKE) & (np.abs(norms[others] / max(norms[row], 1e-300) - 1) < 1 - ALIKE)
+        each["shift"].append(away[row] / spread if spread > 0 else np.nan)
+        same = (cosines[row, others] > ALIKE) & (np.abs(norms[others] - norms[row]) < (1 - ALIKE) * norms[row])
         each["copies"].append(float(same.any()))
         each["per_coordinate"].append(float(norms[row] / np.sqrt(d)))
         each["residual"].append(float(np.sqrt(max(squares[row] - typical**2, 0.0) / d)))
@@ -135,12 +134,5 @@ def _measure(one: Round, suspected: Bool, d: int, each: dict[str, list[float]]) 
             each["others_cosine"].append(product / (norms[row] * size))
             each["others_along"].append(product / size**2)
     if len(found) > 1:
-        inner = one.cosines()[np.ix_(found, found)][np.triu_indices(len(found), 1)]
+        inner = cosines[np.ix_(found, found)][np.triu_indices(len(found), 1)]
         each["twins"].append(float(np.median(inner)))
-
-
-def _away(gram: Float64, mean: Float64, row: int) -> float:
-    """Distance of a row from a weighted mean."""
-    difference = -mean
-    difference[row] += 1
-    return float(np.sqrt(max(float(difference @ gram @ difference), 0.0)))

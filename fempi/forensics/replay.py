@@ -59,8 +59,7 @@ class Replayed:
         target = honest / honest.sum()
         known = np.where(np.isfinite(gram), gram, 0.0)
         if self.decision.update is None:
-            assert self.decision.scale is not None, "weigh() fills it in"
-            difference = self.decision.weights * self.decision.scale - target
+            difference = self.decision.factors - target
             square = difference @ known @ difference
         else:
             update = self.decision.update.astype(np.float64)
@@ -173,9 +172,7 @@ def differences(run: RunFile, replayed: Replayed) -> list[str]:
     if run.config["record"]["updates"] == "full" and run.layout.keeps_vectors(replayed.round):
         update = decision.update
         if update is None:
-            assert decision.scale is not None, "weigh() fills it in"
-            rows = _updates(run["rounds/gram"][place], run["rounds/update"], place)
-            update = rows.combine(decision.weights * decision.scale)
+            update = _updates(run["rounds/gram"][place], run["rounds/update"], place).combine(decision.factors)
         if not np.array_equal(update, run["rounds/aggregate"][place], equal_nan=True):
             found.append("rounds/aggregate")
     return found

@@ -71,9 +71,8 @@ def _context_of(mixing: Mixing, context: Context) -> Context:
 
 
 def _on_old_rows(decision: Decision, mixing: Mixing) -> Decision:
-    taken = decision.weights if decision.scale is None else decision.weights * decision.scale
     weights = decision.weights @ mixing.shares
-    contributed = taken @ mixing.shares * mixing.scale
+    contributed = decision.factors @ mixing.shares * mixing.scale
     return Decision(
         weights=weights,
         scale=np.divide(contributed, weights, out=np.ones_like(weights), where=weights > 0),
