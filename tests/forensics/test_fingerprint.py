@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from records import make_runs
 
 import fempi
-from fempi import cli
 from fempi.forensics.fingerprint import Traits, classify, traits
 
 CONFIG = """
@@ -53,9 +53,8 @@ ATTACKS = {
 @pytest.mark.parametrize("partition", ["iid", "dirichlet"])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_is_known_by_its_rows_and_its_parameter_is_estimated(attack, partition, tmp_path):
-    (tmp_path / "x.toml").write_text(CONFIG.format(attack=attack, partition=partition))
-    assert cli.main(["run", str(tmp_path / "x.toml"), "--output", str(tmp_path)]) == 0
-    with fempi.open(tmp_path / "x" / "x.h5") as run:
+    records = make_runs(tmp_path, CONFIG.format(attack=attack, partition=partition))
+    with fempi.open(records / "x.h5") as run:
         malicious = run.read("clients/malicious")
         if not malicious.any():
             malicious = np.arange(12) < 3  # honest clients that somebody suspects
@@ -71,17 +70,16 @@ def test_an_attack_is_known_by_its_rows_and_its_parameter_is_estimated(attack, p
 
 def test_what_is_sent_together_gives_its_parameter_exactly(tmp_path):
     for attack, name, value in ('name = "alie"\nz = 1.5', "z", 1.5), ('name = "ipm"\nepsilon = 0.7', "epsilon", 0.7):
-        (tmp_path / "x.toml").write_text(CONFIG.format(attack=attack, partition="iid"))
-        assert cli.main(["run", str(tmp_path / "x.toml"), "--output", str(tmp_path), "--force"]) == 0
-        with fempi.open(tmp_path / "x" / "x.h5") as run:
+        (tmp_path / name).mkdir()
+        records = make_runs(tmp_path / name, CONFIG.format(attack=attack, partition="iid"))
+        with fempi.open(records / "x.h5") as run:
             found = classify(traits(run, run.read("clients/malicious")))
         assert found.parameters[name] == pytest.approx(value, rel=1e-4)
 
 
 def test_nobody_suspected_has_no_traits(tmp_path):
-    (tmp_path / "x.toml").write_text(CONFIG.format(attack='name = "none"', partition="iid"))
-    assert cli.main(["run", str(tmp_path / "x.toml"), "--output", str(tmp_path)]) == 0
-    with fempi.open(tmp_path / "x" / "x.h5") as run:
+    records = make_runs(tmp_path, CONFIG.format(attack='name = "none"', partition="iid"))
+    with fempi.open(records / "x.h5") as run:
         measured = traits(run, np.zeros(12, bool))
     assert measured.rows == 0
     assert all(np.isnan(value) for name, value in vars(measured).items() if name != "rows")

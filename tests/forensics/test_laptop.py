@@ -5,8 +5,8 @@ import sys
 
 import pytest
 from launch import clean_env
+from records import make_runs
 
-from fempi import cli
 from fempi.cli import EXTRAS
 
 CONFIG = """
@@ -44,10 +44,7 @@ sys.meta_path.insert(0, Absent())
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    here = tmp_path_factory.mktemp("laptop")
-    (here / "x.toml").write_text(CONFIG)
-    assert cli.main(["run", str(here / "x.toml"), "--output", str(here)]) == 0
-    return here / "x" / "x.h5"
+    return make_runs(tmp_path_factory.mktemp("laptop"), CONFIG) / "x.h5"
 
 
 def python(code, *arguments, without):

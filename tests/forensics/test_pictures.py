@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from records import make_runs
 
 import fempi
-from fempi import cli
 from fempi.errors import FempiError
 from fempi.forensics import figures
 from fempi.forensics.figures.rows import principal_components
@@ -44,9 +44,7 @@ updates = "none"
 
 
 def made(folder, attack, malicious):
-    (folder / "x.toml").write_text(CONFIG.format(attack=attack, malicious=malicious))
-    assert cli.main(["run", str(folder / "x.toml"), "--output", str(folder)]) == 0
-    return folder / "x" / "x.h5"
+    return make_runs(folder, CONFIG.format(attack=attack, malicious=malicious)) / "x.h5"
 
 
 @pytest.fixture(scope="module")

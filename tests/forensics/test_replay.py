@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 from launch import clean_env
+from records import make_runs
 
 from fempi import Decision, RunFile, Updates, cli, registry
 from fempi.errors import FempiError
@@ -55,11 +56,8 @@ def made(tmp_path_factory):
 
     @cache
     def make(*, rounds=4, updates="full", aggregator="", kept="", more=""):
-        folder = tmp_path_factory.mktemp("made")
         text = CONFIG.format(rounds=rounds, updates=updates, aggregator=aggregator, kept=kept, more=more)
-        (folder / "x.toml").write_text(text)
-        assert cli.main(["run", str(folder / "x.toml"), "--output", str(folder)]) == 0
-        return folder / "x"
+        return make_runs(tmp_path_factory.mktemp("made"), text)
 
     return make
 
@@ -266,9 +264,7 @@ def test_a_rule_of_the_users_is_replayed_when_that_is_allowed(tmp_path, capfd):
 def test_the_folder_of_a_run_that_was_cut_short_is_replayed_as_far_as_it_got(made, tmp_path):
     record = made(aggregator='name = "krum"', more="").parent
     text = (record / "x.toml").read_text().replace('updates = "full"', 'updates = "full"\npack = false')
-    (tmp_path / "x.toml").write_text(text)
-    assert cli.main(["run", str(tmp_path / "x.toml"), "--output", str(tmp_path)]) == 0
-    folder = tmp_path / "x" / "x.run"
+    folder = make_runs(tmp_path, text) / "x.run"
     assert not target_of(folder).exists()
     next(folder.glob("round-*-000004.h5")).unlink()
     assert found(folder) == {1: [], 2: [], 3: []}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from records import make_runs
 from scipy import stats
 
 import fempi
@@ -123,9 +124,7 @@ def record(tmp_path):
     """Return a function that makes a run and returns its record."""
 
     def make(attack, malicious):
-        (tmp_path / "x.toml").write_text(CONFIG.format(attack=attack, malicious=malicious))
-        assert cli.main(["run", str(tmp_path / "x.toml"), "--output", str(tmp_path)]) == 0
-        return tmp_path / "x" / "x.h5"
+        return make_runs(tmp_path, CONFIG.format(attack=attack, malicious=malicious)) / "x.h5"
 
     return make
 

@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pandas
 import pytest
+from records import make_runs
 
 import fempi
-from fempi import cli
 from fempi.schema import PHASES
 
 CONFIG = """
@@ -40,10 +40,7 @@ per_client = true
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run that was cut short after four of its five rounds."""
-    here = tmp_path_factory.mktemp("tables")
-    (here / "x.toml").write_text(CONFIG)
-    assert cli.main(["run", str(here / "x.toml"), "--output", str(here)]) == 0
-    folder = here / "x" / "x.run"
+    folder = make_runs(tmp_path_factory.mktemp("tables"), CONFIG) / "x.run"
     next(folder.glob("round-*-000005.h5")).unlink()
     return folder
 
