@@ -16,6 +16,9 @@ from fempi.config import Aggregator
 from fempi.display import console
 from fempi.errors import FempiError
 from fempi.forensics import replay, suspicion
+from fempi.forensics.attribution import attribute
+from fempi.forensics.investigation import Investigation, investigate
+from fempi.forensics.suspicion import Examination
 from fempi.runfile import RunFile
 from fempi.summary import number, percent
 
@@ -76,33 +79,62 @@ MEANINGS = {
 
 
 def examined(run: RunFile, *, truth: bool) -> None:
-    """Print who stands out, since when and for what, and with the truth, how right that is."""
-    found = suspicion.examine(run)
+    """Print who stands out, since when, for what and as what; what they did; and with the truth, how right that is."""
+    found = investigate(run)
     malicious, out = run.read("clients/malicious"), console()
-    suspects = found.suspects()
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("client", "since\nround", "rounds\nhere", "chance"):
         table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("looks like")
     table.add_column("for (standard deviations from the others)")
     if truth:
         table.add_column("in truth")
-    for each in suspects:
-        evidence = ", ".join(f"{MEANINGS[score]} ({above:.1f})" for score, above in each.evidence.items())
-        row = [str(each.client), str(each.first_round), str(each.rounds), f"{each.p:.1g}", evidence]
-        table.add_row(*row, *(["malicious" if malicious[each.client] else "honest"] if truth else []))
-    if suspects:
+    for each in found.findings:
+        suspect = each.suspect
+        evidence = ", ".join(f"{MEANINGS[score]} ({above:.1f})" for score, above in suspect.evidence.items())
+        row = [str(suspect.client), str(suspect.first_round), str(suspect.rounds), f"{suspect.p:.1g}"]
+        row += [str(each.fingerprint), evidence or "what it teaches the last layer"]
+        table.add_row(*row, *(["malicious" if malicious[suspect.client] else "honest"] if truth else []))
+    if found.findings:
         out.print(table)
-    clients = len(np.unique(found.clients))
-    said = (
-        f"{len(suspects)} of {clients} clients stand out; were they all alike, the chance of one would be "
-        f"{suspicion.ALARM:.0%}, but honest clients with unusual data may stand out too"
-    )
-    out.print(said, highlight=False, markup=False, soft_wrap=True)
+    for line in (found.verdict, *_together(found), *_done(run, found), found.limits):
+        if line:
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
     if truth:
-        _print_separation(run, found)
+        _print_separation(run, found.examination)
 
 
-def _print_separation(run: RunFile, found: suspicion.Examination) -> None:
+def _together(found: Investigation) -> Iterator[str]:
+    """Say who sends the same."""
+    for group in found.groups:
+        yield f"Clients {', '.join(map(str, group))} send nearly the same."
+
+
+def _done(run: RunFile, found: Investigation) -> Iterator[str]:
+    """Say what the accused did to the model."""
+    accused = np.isin(np.arange(run.layout.size("client")), [e.suspect.client for e in found.findings if e.accused])
+    did = attribute(run, accused)
+    share = did.norm_share
+    if accused.any() and np.nansum(share) > 0:
+        worst = int(np.nanargmax(share))
+        yield (
+            f"The accused made {np.nanmean(share):.1%} of the aggregates (by norm), "
+            f"most in round {worst + 1}: {share[worst]:.1%}."
+        )
+    elif accused.any():
+        yield "The rule let none of it in."
+    where = [f"layer {did.layer_names[int(np.nanargmax(did.layers))]}"] if np.isfinite(did.layers).any() else []
+    known = np.isfinite(did.classes).any()
+    far = np.flatnonzero(did.classes > 2 * np.nanmedian(did.classes)).tolist() if known else []
+    if far:
+        where.append(f"what they teach of class{'es' if len(far) > 1 else ''} {', '.join(map(str, far))}")
+    if where:
+        yield f"Their updates differ most from the others' in {' and '.join(where)}."
+    if len(did.broken):
+        yield f"Accuracy had fallen below half of what it was above chance by round {', '.join(map(str, did.broken))}."
+
+
+def _print_separation(run: RunFile, found: Examination) -> None:
     attacking, malicious = run.read("rounds/attacking"), run.read("clients/malicious")
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("score")

@@ -17,6 +17,8 @@ from fempi.runfile import RunFile
 ALIKE = 0.999
 """Cosine from which two rows are taken for the same"""
 
+_OF_ROWS = ("not_finite", "norm", "cosine", "along", "shift", "twins", "echo", "copies", "residual", "per_coordinate")
+_OF_OTHERS = ("others_cosine", "others_along")
 _MEANS = ("not_finite", "copies", "along", "others_along")
 
 
@@ -41,13 +43,21 @@ class Traits:
     shift: float
     """distance from the mean of the others, in units of their root mean square distance from it"""
     twins: float
-    """cosine among suspected rows of one round; 1: they send the same"""
+    """cosine with the suspected row of the round that is most alike; 1: they send the same"""
+    echo: float
+    """largest absolute cosine with another row of the round, in units of 1 / sqrt(d)"""
     copies: float
     """share that is a copy of another client's row"""
     residual: float
     """norm in excess of the others', as the standard deviation of one coordinate"""
     per_coordinate: float
     """root mean square of a coordinate"""
+
+
+ECHO = 5
+"""Noise has cosines of order 1 / sqrt(d) with anything; ten of them seldom exceed 3 of these, and thousands 5"""
+UNUSUAL = "unusual data"
+"""What an honest client may have"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +67,24 @@ class Fingerprint:
     kind: str
     parameters: Mapping[str, float] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """Kind and parameters in words, as in: scale (factor 4.9), label flip (7 -> 1)."""
+        if {"source", "target"} <= self.parameters.keys():
+            return f"{self.kind} ({self.parameters['source']} -> {self.parameters['target']})"
+        said = ", ".join(f"{name} {value:.3g}" for name, value in self.parameters.items())
+        return f"{self.kind} ({said})" if said else self.kind
+
 
 def traits(run: RunFile, suspected: Bool) -> Traits:
     """Measure the rows of suspected clients (C,) in all rounds that have others beside them."""
-    each: dict[str, list[float]] = {name: [] for name in Traits.__dataclass_fields__ if name != "rows"}
-    for one in rounds(run):
-        _measure(one, suspected[one.clients], run.layout.size("param"), each)
-    summarized = {name: (np.mean if name in _MEANS else np.median)(values) for name, values in each.items() if values}
-    return Traits(rows=len(each["not_finite"]), **{name: float(summarized.get(name, np.nan)) for name in each})
+    return _summary(_measure_all(run, suspected), slice(None))
+
+
+def traits_of_each(run: RunFile, suspected: Bool) -> dict[int, Traits]:
+    """Measure each suspected client (C,) alone, among those who are not."""
+    rows = _measure_all(run, suspected)
+    clients = np.array(rows.clients, np.int64)
+    return {int(client): _summary(rows, clients == client) for client in np.unique(clients)}
 
 
 def classify(t: Traits) -> Fingerprint:
@@ -84,55 +104,89 @@ def classify(t: Traits) -> Fingerprint:
         if t.cosine < -0.9:
             return Fingerprint(kind="ipm", parameters={"epsilon": -t.along})
         return Fingerprint(kind="alie", parameters={"z": t.shift})
-    if t.cosine < -0.5 * t.others_cosine:
+    if t.cosine < -0.5 * t.others_cosine and t.norm > 0.5:
         return Fingerprint(kind="sign flip", parameters={"scale": t.norm})
-    if abs(t.along) < 0.3 * t.others_along:
+    if t.echo < ECHO and abs(t.along) < 0.5 * t.others_along:
         return Fingerprint(kind="gaussian", parameters={"std": t.per_coordinate})
-    if t.cosine < 0.75 * t.others_cosine and t.norm > 1.2:
+    if t.norm > 1.2 and t.cosine < 0.75 * t.others_cosine and t.along < np.sqrt(t.norm) * t.others_along:
         return Fingerprint(kind="gaussian noise", parameters={"std": t.residual})
-    if t.norm > 1.5:
+    if t.norm > 2:
         return Fingerprint(kind="scale", parameters={"factor": t.norm})
-    return Fingerprint(kind="unusual data")
+    return Fingerprint(kind=UNUSUAL)
 
 
-def _measure(one: Round, suspected: Bool, d: int, each: dict[str, list[float]]) -> None:
+@dataclass(frozen=True)
+class _Rows:
+    """Measures of suspected rows, one by one, and of the others for comparison."""
+
+    clients: list[int] = field(default_factory=list)
+    suspected: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in _OF_ROWS})
+    others: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in _OF_OTHERS})
+
+
+def _measure_all(run: RunFile, suspected: Bool) -> _Rows:
+    rows, d = _Rows(), run.layout.size("param")
+    for one in rounds(run):
+        if one.sound:
+            _measure(one, suspected[one.clients], d, rows)
+    return rows
+
+
+def _summary(rows: _Rows, chosen: Bool | slice) -> Traits:
+    """Medians or means of some suspected rows; NaN where nothing is known."""
+    columns = {name: np.array(values)[chosen] for name, values in rows.suspected.items()}
+    count = len(columns["not_finite"])
+    columns |= {name: np.array(values) for name, values in rows.others.items()}
+    known = {name: values[~np.isnan(values)] for name, values in columns.items()}
+    summarized = {
+        name: float((np.mean if name in _MEANS else np.median)(values)) if len(values) else np.nan
+        for name, values in known.items()
+    }
+    return Traits(rows=count, **summarized)
+
+
+def _measure(one: Round, suspected: Bool, d: int, rows: _Rows) -> None:
     """Add the measures of a round's suspected rows."""
     others: list[int] = np.flatnonzero(one.finite & ~suspected).tolist()
-    each["not_finite"] += (~one.finite[suspected]).astype(float).tolist()
     found: list[int] = np.flatnonzero(one.finite & suspected).tolist()
-    if len(others) < 3 or not len(found):
-        return
-    gram = one.gram
+    gram = np.where(np.isfinite(one.gram), one.gram, 0.0)
     squares = np.diagonal(gram)
     norms = np.sqrt(squares)
     mean = np.zeros(len(norms))
-    mean[others] = 1 / len(others)
-    known = np.where(np.isfinite(gram), gram, 0.0)
-    length = float(np.sqrt(mean @ known @ mean))
-    typical = float(np.median(norms[others]))
-    if not (typical > 0 and length > 0):
-        return
-    away, cosines = distances_to(known, mean), one.cosines()
-    spread = float(np.sqrt(np.mean(away[others] ** 2)))
-    for row in found:
-        product = float(known[row] @ mean)
-        each["norm"].append(norms[row] / typical)
-        each["cosine"].append(product / (norms[row] * length) if norms[row] > 0 else 0.0)
-        each["along"].append(product / length**2)
-        each["shift"].append(away[row] / spread if spread > 0 else np.nan)
-        same = (cosines[row, others] > ALIKE) & (np.abs(norms[others] - norms[row]) < (1 - ALIKE) * norms[row])
-        each["copies"].append(float(same.any()))
-        each["per_coordinate"].append(float(norms[row] / np.sqrt(d)))
-        each["residual"].append(float(np.sqrt(max(squares[row] - typical**2, 0.0) / d)))
-    for row in others:
+    mean[others] = 1 / max(len(others), 1)
+    length = float(np.sqrt(max(float(mean @ gram @ mean), 0.0)))
+    typical = float(np.median(norms[others])) if others else 0.0
+    comparable = len(others) >= 3 and typical > 0 and length > 0
+    away, cosines = distances_to(gram, mean), one.cosines()
+    alike = np.abs(np.nan_to_num(cosines, nan=0.0))
+    np.fill_diagonal(alike, 0)
+    spread = float(np.sqrt(np.mean(away[others] ** 2))) if others else 0.0
+    for row in np.flatnonzero(suspected).tolist():
+        values = dict.fromkeys(_OF_ROWS, np.nan)
+        values["not_finite"] = float(not one.finite[row])
+        if one.finite[row] and comparable:
+            product = float(gram[row] @ mean)
+            same = (cosines[row, others] > ALIKE) & (np.abs(norms[others] - norms[row]) < (1 - ALIKE) * norms[row])
+            values |= {
+                "norm": norms[row] / typical,
+                "cosine": product / (norms[row] * length) if norms[row] > 0 else 0.0,
+                "along": product / length**2,
+                "shift": away[row] / spread if spread > 0 else np.nan,
+                "twins": max((cosines[row, other] for other in found if other != row), default=np.nan),
+                "echo": float(alike[row].max() * np.sqrt(d)),
+                "copies": float(same.any()),
+                "residual": float(np.sqrt(max(squares[row] - typical**2, 0.0) / d)),
+                "per_coordinate": float(norms[row] / np.sqrt(d)),
+            }
+        rows.clients.append(int(one.clients[row]))
+        for name, value in values.items():
+            rows.suspected[name].append(value)
+    for row in others if found and comparable else ():
         rest = mean.copy()
         rest[row] = 0
         rest *= len(others) / (len(others) - 1)
-        size = float(np.sqrt(max(float(rest @ known @ rest), 0.0)))
+        size = float(np.sqrt(max(float(rest @ gram @ rest), 0.0)))
         if norms[row] > 0 and size > 0:
-            product = float(known[row] @ rest)
-            each["others_cosine"].append(product / (norms[row] * size))
-            each["others_along"].append(product / size**2)
-    if len(found) > 1:
-        inner = cosines[np.ix_(found, found)][np.triu_indices(len(found), 1)]
-        each["twins"].append(float(np.median(inner)))
+            product = float(gram[row] @ rest)
+            rows.others["others_cosine"].append(product / (norms[row] * size))
+            rows.others["others_along"].append(product / size**2)

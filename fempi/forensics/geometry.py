@@ -40,6 +40,11 @@ class Round:
         """Which rows hold neither NaN nor Inf."""
         return np.isfinite(np.diagonal(self.gram))
 
+    @property
+    def sound(self) -> bool:
+        """Whether most rows are finite; else it is the model that is broken, and nobody stands out."""
+        return bool(self.finite.mean() > 0.5)
+
     @cached_property
     def centre(self) -> Float64:
         """Weights (n,) whose sum of rows is the geometric median of the finite rows: half of them may lie anywhere."""

@@ -44,7 +44,8 @@ class Examination:
     clients: Int64
     """(R, n) who sent each row"""
     deviations: Mapping[str, Float64]
-    """by score, (R, n): robust standard deviations above the round's median; infinite for a row that was not finite"""
+    """by score, (R, n): robust standard deviations above the round's median; infinite for a row that was not finite
+    where most were, NaN where most were not"""
     num_clients: int
 
     def accumulated(self, score: str) -> tuple[Float64, Int64]:
@@ -55,13 +56,14 @@ class Examination:
         1 / (k (k + 1)) of the chance for a false alarm, so that all looks together have all of it.
         """
         p, first = np.ones(self.num_clients), np.zeros(self.num_clients, np.int64)
-        single = np.clip(stats.t.sf(self.deviations[score], TAIL), _LEAST, 1 - _LEAST)
-        evidence = stats.norm.isf(single)
+        each = evidence(self.deviations[score])
         share = ALARM / (self.num_clients * len(self.deviations))
         for client in np.unique(self.clients):
-            places = np.nonzero(self.clients == client)
+            places = np.nonzero((self.clients == client) & ~np.isnan(self.deviations[score]))
+            if not len(places[0]):
+                continue
             looks = np.arange(1, len(places[0]) + 1)
-            together = stats.norm.sf(np.cumsum(evidence[places]) / np.sqrt(looks))
+            together = stats.norm.sf(np.cumsum(each[places]) / np.sqrt(looks))
             p[client] = together[-1]
             alarms = np.flatnonzero(together < share / (looks * (looks + 1)))
             if len(alarms):
@@ -84,7 +86,7 @@ class Examination:
                     p=float(min(1.0, least * self.num_clients * len(each))),
                     first_round=int(min(alarms.values())),
                     rounds=int(rows.sum()),
-                    evidence={score: float(np.mean(self.deviations[score][rows])) for score in alarms},
+                    evidence={score: float(np.nanmean(self.deviations[score][rows])) for score in alarms},
                 )
             )
         return sorted(found, key=lambda suspect: (suspect.p, suspect.client))
@@ -116,14 +118,20 @@ def examine(run: RunFile) -> Examination:
     for each in rounds(run):
         clients.append(each.clients)
         for name, score in SCORES.items():
-            above = standardized(score(each))
-            deviations[name].append(np.where(each.finite, above, np.inf))
+            above = np.where(each.finite, standardized(score(each)), np.inf)
+            deviations[name].append(above if each.sound else np.full(len(above), np.nan))
     shape = (len(clients), run.layout.size("slot"))
     return Examination(
         clients=np.array(clients, np.int64).reshape(shape),
         deviations={name: np.array(values).reshape(shape) for name, values in deviations.items()},
         num_clients=run.layout.size("client"),
     )
+
+
+def evidence(deviations: Float64) -> Float64:
+    """Turn single rows' robust standard deviations into standard normal deviates that may be added up."""
+    out: Float64 = stats.norm.isf(np.clip(stats.t.sf(deviations, TAIL), _LEAST, 1 - _LEAST))
+    return out
 
 
 def separation(found: Examination, score: str, attacking: Bool, malicious: Bool) -> Separation:

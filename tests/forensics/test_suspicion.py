@@ -152,7 +152,7 @@ def test_a_clean_run_has_few_false_alarms(record, capfd):
     with fempi.open(path) as run:
         assert len(examine(run).suspects()) <= 1
     assert cli.main(["examine", str(path), "--truth"]) == 0
-    assert "of 20 clients stand out" in capfd.readouterr().out
+    assert "None of 20 clients attacks in a way that is seen." in capfd.readouterr().out
 
 
 def test_a_run_without_a_round_has_no_suspects():
