@@ -39,15 +39,15 @@ class Updates:
     """n updates of d coordinates (float32, one per row), with the server's reference update where there is one.
 
     `gram` is (n, n) float64. `reference_products` (n,) and `reference_norm` are the reference's inner products; they
-    exist only where `has_reference`. The rows are read, never written.
+    exist only where `has_reference`. The rows, a matrix or one array each, are read, never written.
     """
 
-    def __init__(self, rows: Float32, reference: Float32 | None = None) -> None:
+    def __init__(self, rows: Float32 | Sequence[Float32], reference: Float32 | None = None) -> None:
         self._rows: Sequence[Any] = list(rows)
         self._reference = reference
         self._mixing: Float64 | None = None
         self.n = len(self._rows)
-        self.d = rows.shape[1]
+        self.d = rows.shape[1] if isinstance(rows, np.ndarray) else len(rows[0])
 
     @classmethod
     def from_gram(cls, gram: Float64, *, has_reference: bool, rows: Sequence[Row] = (), d: int = 0) -> Updates:

@@ -12,11 +12,16 @@ from fempi.algebra import Float32
 from fempi.rng import stream
 
 
+def standard_error(size: int) -> float:
+    """At most, of an inner product of two sketches of this size, in units of both vectors' norms."""
+    return float(np.sqrt(2 / size))
+
+
 class Sketch:
     """Project d coordinates to `size` buckets: each coordinate goes to one bucket, with a random sign.
 
     Over the draw of the seed, inner products of sketches are unbiased, with variance at most
-    (|x|^2 |y|^2 + <x, y>^2) / size: a standard error of at most sqrt(2 / size) |x| |y|.
+    (|x|^2 |y|^2 + <x, y>^2) / size: a standard error of at most `standard_error(size)` |x| |y|.
     """
 
     def __init__(self, seed: int, d: int, size: int) -> None:

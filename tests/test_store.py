@@ -21,7 +21,7 @@ from fempi.checkpoint import Checkpoint
 from fempi.runfile import MASTER, lock_of
 from fempi.schema import CHECKSUMS, FIELDS, FORMAT_VERSION, PER_ROUND, PHASES, VECTOR, Layout
 from fempi.sketch import Sketch
-from fempi.store import Description, Recorder, open_record, pack, remove
+from fempi.store import Description, Recorder, open_record, pack, remove, to_half
 
 SIZES = {"round": 5, "slot": 4, "param": 300, "client": 6, "class": 3, "layer": 2, "plugin": 1}
 STATIC = ("client", "layer", "launch", "plugin")
@@ -314,6 +314,20 @@ def test_a_half_that_overflows_is_infinite(folder):
     recorder.wait()
     with RunFile(folder) as run:
         assert run["rounds/update"][0, 0, :2].tolist() == [np.inf, -np.inf]
+
+
+def test_halves_are_the_nearest_and_tiny_ones_raise_no_flag_which_costs_a_hundred_times_the_rounding():
+    rng = np.random.default_rng(0)
+    anything = rng.integers(0, 2**32, 200_000, np.uint32).view("f4")
+    tiny = rng.normal(size=200_000).astype("f4") * np.logspace(-12, -3, 200_000, dtype="f4")
+    ties = np.arange(-3000, 3000, dtype="f4") * np.float32(2.0**-25)
+    for values in (anything, tiny, ties):
+        with np.errstate(all="ignore"):
+            assert_same(to_half(values), values.astype("f2"))
+    with np.errstate(under="raise"):
+        to_half(tiny)
+        with pytest.raises(FloatingPointError):
+            tiny.astype("f2")
 
 
 def test_rows_of_honest_clients_take_no_space_in_trained_update(folder, tmp_path):

@@ -32,7 +32,7 @@ def foolsgold(updates: Updates, context: Context, *, kappa: Annotated[float, Fie
     require_clients(context)
     names = [f"history/{client}" for client in context.clients]
     histories = _histories(updates, [context.state.get(name) for name in names])
-    rates = learning_rates(pairwise_cosines(Updates(np.stack(histories)).gram), kappa)
+    rates = learning_rates(pairwise_cosines(Updates(histories).gram), kappa)
     return Decision(
         weights=shares(rates),
         trust=rates,
