@@ -1,0 +1,1 @@
+"""Measurements of what fempi costs on this machine, one file each."""
