@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EXTRAS: Mapping[str, Sequence[str]] = {
     "run": ("mpi4py", "torch", "torchvision", "dp_accounting"),
-    "analysis": ("matplotlib", "pandas", "xarray", "h5netcdf"),
+    "analysis": ("matplotlib", "pandas", "xarray", "h5netcdf", "plotly", "jinja2"),
 }
 """Modules that a command may lack, by what installs them"""
 DATA_ROOT = Path(os.environ.get("FEMPI_DATA", "data"))
@@ -304,6 +304,28 @@ def replay(
 
 
 @commands.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The page to make.")
+@click.option("--truth", is_flag=True, help="Say who was malicious, and how right the page is.")
+@click.option("--force", is_flag=True, help="Replace a file that is in the way.")
+def report(paths: tuple[Path, ...], output: Path, truth: bool, force: bool) -> None:
+    """Make one HTML page on records, or all in folders of them: who poisoned the model, when, how and how far."""
+    from fempi.forensics import records
+    from fempi.forensics.report import page
+
+    if output.is_dir() or not output.parent.is_dir():
+        raise FempiError(f"{output} cannot be written: name a file in a folder that is there")
+    if output.exists() and not force:
+        raise FempiError(f"{output} is there already; use --force to replace it")
+    found = records.find(paths)
+    try:
+        output.write_text(page(found, truth=truth), encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise FempiError(f"{output} cannot be written: {error.strerror}") from error
+    click.echo(f"report on {len(found)} run{'s' if len(found) > 1 else ''} in {output}")
+
+
+@commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to make.")
 @click.option("--force", is_flag=True, help="Replace a file that is in the way.")
@@ -322,6 +344,35 @@ def pack(folder: Path, output: Path, force: bool) -> None:
     except OSError as error:
         raise FempiError(f"{output} cannot be written: {error.strerror}") from error
     click.echo(f"packed into {output}")
+
+
+@commands.group()
+def bench() -> None:
+    """Measure what fempi costs on this machine."""
+
+
+@bench.command("record")
+@click.option("--cohort", type=click.IntRange(2), default=100, show_default=True, help="Updates in a round.")
+@click.option(
+    "--params", type=click.IntRange(1), default=1_663_370, show_default=True, help="Parameters; the papers' CNN's."
+)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="To measure, after a first one.")
+@click.option("--sketch-size", type=click.IntRange(16), default=1024, show_default=True)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=".",
+    help="On the disk to measure; by default this one.",
+)
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures to this file, too.")
+def bench_record(cohort: int, params: int, rounds: int, sketch_size: int, folder: Path, output: Path | None) -> None:
+    """Measure what each way of keeping updates costs, and how exactly it answers; nothing but the figures stays."""
+    from fempi.bench import record
+
+    measured = record.measure(cohort, params, rounds=rounds, sketch_size=sketch_size, folder=folder)
+    record.show(measured)
+    if output is not None:
+        record.save(measured, output)
 
 
 def _want(extra: str) -> None:

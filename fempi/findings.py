@@ -17,6 +17,7 @@ from fempi.display import console
 from fempi.errors import FempiError
 from fempi.forensics import replay, suspicion
 from fempi.forensics.attribution import attribute
+from fempi.forensics.geometry import MEANINGS
 from fempi.forensics.investigation import Investigation, investigate
 from fempi.forensics.suspicion import Examination
 from fempi.runfile import RunFile
@@ -68,16 +69,6 @@ def ranking(summaries: Sequence[replay.Summary], refused: Mapping[str, str]) -> 
         console().print(reason, highlight=False, markup=False, soft_wrap=True)
 
 
-MEANINGS = {
-    "trust": "little trust by the rule",
-    "norm": "unusual norm",
-    "cosine": "other direction than the geometric median",
-    "distance": "far from the geometric median",
-    "krum": "high Krum score",
-    "nearest": "another row very near by",
-}
-
-
 def examined(run: RunFile, *, truth: bool) -> None:
     """Print who stands out, since when, for what and as what; what they did; and with the truth, how right that is."""
     found = investigate(run)
@@ -105,8 +96,9 @@ def examined(run: RunFile, *, truth: bool) -> None:
 
 
 def _together(found: Investigation) -> Iterator[str]:
-    """Say who sends the same."""
-    for group in found.groups:
+    """Say who sends the same, of groups with somebody who stands out: honest clients with the same data do, too."""
+    for place in sorted({each.group for each in found.findings} - {0}):
+        group = found.groups[place - 1]
         yield f"Clients {', '.join(map(str, group))} send nearly the same."
 
 

@@ -145,6 +145,16 @@ SCORES: Mapping[str, Callable[[Round], Float64]] = {
 """What makes a row suspicious, higher = more: little trust, an unusual norm, another direction than the geometric
 median, distance from that, a high Krum score, another row too near by. NaN for a row that was not finite."""
 
+MEANINGS: Mapping[str, str] = {
+    "trust": "little trust by the rule",
+    "norm": "unusual norm",
+    "cosine": "other direction than the geometric median",
+    "distance": "far from the geometric median",
+    "krum": "high Krum score",
+    "nearest": "another row very near by",
+}
+"""What a suspicious score says of a row, in words"""
+
 
 def standardized(scores: Float64) -> Float64:
     """Scores (n,) in robust standard deviations from their median: median absolute deviations times 1.4826.

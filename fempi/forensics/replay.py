@@ -8,7 +8,7 @@ those of clients whose model the recorded rule had made.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import h5py
 import numpy as np
@@ -201,20 +201,34 @@ def summarize(section: Aggregator, rounds: Iterator[Replayed]) -> Summary:
     )
 
 
-def ranking(run: RunFile) -> tuple[list[Summary], dict[str, str]]:
-    """Replay every rule with its defaults, and the record's own; return the best first, and why others could not be.
+def every_rule(run: RunFile) -> list[Aggregator]:
+    """Return the record's own rule, and every other with its defaults."""
+    own = section_of(run)
+    return [own, *(section for name in registry.names("aggregator") if (section := section_of(run, name)) != own)]
+
+
+def ranking(
+    run: RunFile, sections: Sequence[Aggregator] | None = None, accused: Bool | None = None
+) -> tuple[list[Summary], dict[str, str]]:
+    """Replay rules, every one by default; return the best first, and why others could not be.
 
     The best let in the least malicious weight; of equal ones, the one whose updates were nearest to the honest mean.
+    Where clients (C,) are accused, their rows are taken for the attacking ones, and the truth is not used.
     """
-    sections = [section_of(run)]
-    sections += [section for name in registry.names("aggregator") if (section := section_of(run, name)) != sections[0]]
     summaries, refused = [], {}
-    for section in sections:
+    for section in every_rule(run) if sections is None else sections:
         try:
-            summaries.append(summarize(section, replay(run, section)))
+            rounds = replay(run, section)
+            summaries.append(summarize(section, rounds if accused is None else _as_if(run, accused, rounds)))
         except FempiError as error:
             refused[describe(section)] = str(error)
     return sorted(summaries, key=lambda s: (_last(s.malicious_weight), _last(s.error))), refused
+
+
+def _as_if(run: RunFile, accused: Bool, rounds: Iterator[Replayed]) -> Iterator[Replayed]:
+    clients = run.read("rounds/client")
+    for each in rounds:
+        yield replace(each, attacking=accused[clients[each.round - 1]])
 
 
 def describe(section: Aggregator) -> str:

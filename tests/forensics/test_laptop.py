@@ -72,6 +72,23 @@ def test_a_command_needs_none_of_it(arguments, record):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_report_needs_no_torch_and_no_mpi(record, tmp_path):
+    done = command("report", record, "-o", tmp_path / "report.html", "--truth", without=["run"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "report.html").stat().st_size > 1_000_000
+
+
+def test_a_report_says_what_it_lacks(record, tmp_path):
+    done = command("report", record, "-o", tmp_path / "report.html")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "is not installed; pip install 'fempi[analysis]'" in done.stderr
+
+
+def test_a_disk_is_measured_without_any_of_it(tmp_path):
+    done = command("bench", "record", "--cohort", 3, "--params", 100, "--rounds", 1, "--folder", tmp_path)
+    assert (done.returncode, done.stderr, "sketch" in done.stdout) == (0, "", True)
+
+
 def test_rules_can_be_listed(record):
     done = command("list", "aggregators")
     assert (done.returncode, "multi_krum" in done.stdout) == (0, True), done.stderr

@@ -1,6 +1,7 @@
 """Pictures of a real run show what its record holds."""
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -40,11 +41,12 @@ name = "multi_krum"
 num_byzantine = 2
 [record]
 updates = "none"
+pack = {pack}
 """
 
 
 def made(folder, attack, malicious):
-    return make_runs(folder, CONFIG.format(attack=attack, malicious=malicious)) / "x.h5"
+    return make_runs(folder, CONFIG.format(attack=attack, malicious=malicious, pack="true")) / "x.h5"
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +163,78 @@ def test_bars_of_time_add_up(record, clean):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(PHASES)
 
 
-SCRIPTS = {path.stem: path for path in ANALYSIS.glob("*.py")}
+SEEDS = """
+[[arm]]
+name = "mean"
+set = { "aggregator.name" = "mean" }
+[[arm]]
+name = "krum"
+[grid]
+seed = [1, 2, 3]
+"""
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Two arms with three seeds each."""
+    folder = make_runs(
+        tmp_path_factory.mktemp("seeds"), CONFIG.format(attack="sign_flip", malicious=3, pack="true") + SEEDS
+    )
+    return {(arm, seed): folder / f"{arm}+seed={seed}.h5" for arm in ("mean", "krum") for seed in (1, 2, 3)}
+
+
+def accuracies_of(path):
+    with fempi.open(path) as run:
+        return run.read("evaluation/accuracy")
+
+
+def band(axes, number):
+    """The lower and the upper edge of a band."""
+    corners = axes.collections[number].get_paths()[0].vertices
+    rounds = np.unique(corners[:, 0])
+    edges = [corners[corners[:, 0] == round_, 1] for round_ in rounds]
+    return [min(edge) for edge in edges], [max(edge) for edge in edges]
+
+
+def test_runs_that_differ_in_the_seed_only_are_one_curve_with_a_band_from_the_lowest_to_the_highest(seeds):
+    figure = figures.accuracy_curves(list(seeds.values()))
+    axes = figure.axes[0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mean (3 seeds)", "krum (3 seeds)"]
+    for number, arm in enumerate(("mean", "krum")):
+        values = np.array([accuracies_of(seeds[arm, seed]) for seed in (1, 2, 3)])
+        assert axes.lines[number].get_xdata().tolist() == [1, 2, 3, 4, 5, 6]
+        assert axes.lines[number].get_ydata().tolist() == values.mean(axis=0).tolist()
+        assert band(axes, number) == (values.min(axis=0).tolist(), values.max(axis=0).tolist())
+        assert np.ptp(values, axis=0).any()  # there is something to show
+
+
+def test_one_seed_has_a_plain_line(seeds):
+    figure = figures.accuracy_curves([seeds["mean", 1], seeds["krum", 2]])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mean+seed=1", "krum+seed=2"]
+    assert not figure.axes[0].collections
+    assert figure.axes[0].lines[0].get_ydata().tolist() == accuracies_of(seeds["mean", 1]).tolist()
+
+
+def test_a_run_that_is_there_twice_is_no_second_seed(seeds, tmp_path):
+    twin = shutil.copy(seeds["mean", 1], tmp_path / "twin.h5")
+    axes = figures.accuracy_curves([seeds["mean", 1], twin]).axes[0]
+    assert [line.get_label() for line in axes.lines] == ["mean+seed=1"] * 2
+    assert not axes.collections
+
+
+def test_a_mean_goes_as_far_as_all_its_runs(seeds, tmp_path):
+    config = CONFIG.format(attack="sign_flip", malicious=3, pack="false") + SEEDS
+    runs = make_runs(tmp_path, config.replace("[1, 2, 3]", "[2]"))
+    next((runs / "mean+seed=2.run").glob("round-*-000005.h5")).unlink()
+    next((runs / "mean+seed=2.run").glob("round-*-000006.h5")).unlink()
+    axes = figures.accuracy_curves([seeds["mean", 1], runs / "mean+seed=2.run"]).axes[0]
+    (line,) = axes.lines
+    assert line.get_xdata().tolist() == [1, 2, 3, 4]
+    expected = (accuracies_of(seeds["mean", 1])[:4] + accuracies_of(seeds["mean", 2])[:4]) / 2
+    assert line.get_ydata().tolist() == expected.tolist()
+
+
+SCRIPTS = {path.stem: path for path in ANALYSIS.glob("*.py") if " -o " in path.read_text()}
 
 
 def run_script(name, arguments, monkeypatch):
