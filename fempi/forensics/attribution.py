@@ -23,7 +23,7 @@ class Attribution:
     """their share of the rows' norms, each times its share of the aggregate; NaN where nothing was let in"""
     direction_share: Float64
     """their share of the aggregate's squared length: negative where they pulled against it; NaN for a rule of columns,
-    whose aggregate is no sum of rows"""
+    whose aggregate is no sum of rows, and for one that is not known here"""
     layer_names: tuple[str, ...]
     layers: Float64
     """distance of their mean from the others', by layer, in units of the others' root mean square distance from it:
@@ -38,12 +38,13 @@ class Attribution:
 def attribute(run: RunFile, clients: Bool) -> Attribution:
     """Say what the clients (C,) did to the model."""
     shares = np.array([_shares(run, place, clients) for place in range(run.rounds_completed)]).reshape(-1, 2)
-    if "columns" in registry.find("aggregator", run.config["aggregator"]["name"]).needs:
+    rule = run.config["aggregator"]["name"]
+    if rule not in registry.names("aggregator") or "columns" in registry.find("aggregator", rule).needs:
         shares[:, 1] = np.nan
     parts = _parts(run)
     each = [_differences(run, place, rows, parts) for place, rows in _comparable(run, clients)]
     middle = np.median(each, axis=0) if each else np.full(len(parts), np.nan)
-    names = [name.decode() for name in run.read("layers/name")]
+    names = [name.decode(errors="replace") for name in run.read("layers/name")]
     return Attribution(
         norm_share=shares[:, 0],
         direction_share=shares[:, 1],

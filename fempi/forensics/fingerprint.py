@@ -36,6 +36,8 @@ class Traits:
     """cosine with the mean of the others"""
     others_cosine: float
     """what that is for an honest row: the others' cosine with the mean of the rest of them"""
+    low_cosine: float
+    """what three quarters of the others' rows exceed"""
     along: float
     """component along the mean of the others, in units of that mean; the mean of all rows"""
     others_along: float
@@ -75,9 +77,10 @@ class Fingerprint:
         return f"{self.kind} ({said})" if said else self.kind
 
 
-def traits(run: RunFile, suspected: Bool) -> Traits:
-    """Measure the rows of suspected clients (C,) in all rounds that have others beside them."""
-    return _summary(_measure_all(run, suspected), slice(None))
+def traits(run: RunFile, suspected: Bool, of: Bool | None = None) -> Traits:
+    """Measure the rows of suspected clients (C,), or of some of them, in all rounds that have others beside them."""
+    rows = _measure_all(run, suspected)
+    return _summary(rows, (suspected if of is None else of)[rows.clients])
 
 
 def traits_of_each(run: RunFile, suspected: Bool) -> dict[int, Traits]:
@@ -104,7 +107,7 @@ def classify(t: Traits) -> Fingerprint:
         if t.cosine < -0.9:
             return Fingerprint(kind="ipm", parameters={"epsilon": -t.along})
         return Fingerprint(kind="alie", parameters={"z": t.shift})
-    if t.cosine < -0.5 * t.others_cosine and t.norm > 0.5:
+    if t.cosine < min(-0.5 * t.others_cosine, t.low_cosine) and t.norm > 0.5:
         return Fingerprint(kind="sign flip", parameters={"scale": t.norm})
     if t.echo < ECHO and abs(t.along) < 0.5 * t.others_along:
         return Fingerprint(kind="gaussian", parameters={"std": t.per_coordinate})
@@ -132,7 +135,7 @@ def _measure_all(run: RunFile, suspected: Bool) -> _Rows:
     return rows
 
 
-def _summary(rows: _Rows, chosen: Bool | slice) -> Traits:
+def _summary(rows: _Rows, chosen: Bool) -> Traits:
     """Medians or means of some suspected rows; NaN where nothing is known."""
     columns = {name: np.array(values)[chosen] for name, values in rows.suspected.items()}
     count = len(columns["not_finite"])
@@ -142,7 +145,8 @@ def _summary(rows: _Rows, chosen: Bool | slice) -> Traits:
         name: float((np.mean if name in _MEANS else np.median)(values)) if len(values) else np.nan
         for name, values in known.items()
     }
-    return Traits(rows=count, **summarized)
+    like = known["others_cosine"]
+    return Traits(rows=count, low_cosine=float(np.quantile(like, 0.25)) if len(like) else np.nan, **summarized)
 
 
 def _measure(one: Round, suspected: Bool, d: int, rows: _Rows) -> None:

@@ -21,7 +21,9 @@ NEAR = 0.1
 """Two clients send nearly the same if 1 - cosine is less than this share of what it is for most pairs of a round ..."""
 SAME = 0.01
 """... and than this"""
-_TRAINED = (UNUSUAL, "gaussian noise", "gaussian", "scale")
+_LONG = {"gaussian noise", "scale"}
+"""Kinds that are told from each other by many rows only"""
+_TRAINED = {UNUSUAL, "gaussian", *_LONG}
 """What updates look like that were trained on data somebody tampered with"""
 
 
@@ -171,9 +173,12 @@ def _of_most(run: RunFile, accused: Mapping[int, Fingerprint]) -> Fingerprint | 
     """Return what most of the accused did: by the commonest kind, or by all their rows together, where these tell."""
     if not accused:
         return None
-    ((commonest, _),) = Counter((each.kind, tuple(each.parameters.items())) for each in accused.values()).most_common(1)
-    if commonest[0] in ("label flip", "backdoor"):
-        return Fingerprint(kind=commonest[0], parameters=dict(commonest[1]))
-    together = np.isin(np.arange(run.layout.size("client")), list(accused))
-    found = classify(traits(run, together))
-    return found if found.kind != UNUSUAL else Fingerprint(kind=commonest[0], parameters=dict(commonest[1]))
+    ((kind, _),) = Counter(each.kind for each in accused.values()).most_common(1)
+    alike = {client: each for client, each in accused.items() if {kind, each.kind} <= _LONG or each.kind == kind}
+    ((one, _),) = Counter((each.kind, tuple(each.parameters.items())) for each in alike.values()).most_common(1)
+    by_count = Fingerprint(kind=one[0], parameters=dict(one[1]))
+    if kind in ("label flip", "backdoor"):
+        return by_count
+    masks = (np.isin(np.arange(run.layout.size("client")), list(each)) for each in (accused, alike))
+    together = classify(traits(run, *masks))
+    return together if together.kind != UNUSUAL else by_count

@@ -18,6 +18,8 @@ ALARM = 0.01
 TAIL = 3
 """Degrees of freedom of the Student distribution that honest standardized scores are held against: its tails are heavy,
 for a median deviation of ten rows is a poor unit, and honest clients differ from each other"""
+EFFECT = 1.25
+"""Mean standard normal deviate that a client's rows must have, be there ever so many of them"""
 _LEAST = 1e-4
 """A single row says no more than this, be it infinitely far out: where most rows are equal, any other one is"""
 
@@ -53,19 +55,21 @@ class Examination:
 
         One-sided p-values of single rows are combined by Stouffer's method. Clients who never took part have p = 1;
         the round is 0 where there was no alarm. Looking after every round costs: the k-th look at a client has
-        1 / (k (k + 1)) of the chance for a false alarm, so that all looks together have all of it.
+        1 / (k (k + 1)) of the chance for a false alarm, so that all looks together have all of it. Honest clients
+        differ, too, which many rounds make certain: without a mean deviate of EFFECT there is no alarm.
         """
         p, first = np.ones(self.num_clients), np.zeros(self.num_clients, np.int64)
         each = evidence(self.deviations[score])
         share = ALARM / (self.num_clients * len(self.deviations))
-        for client in np.unique(self.clients):
-            places = np.nonzero((self.clients == client) & ~np.isnan(self.deviations[score]))
-            if not len(places[0]):
-                continue
+        known = ~np.isnan(self.deviations[score])
+        for client in np.unique(self.clients[known]):
+            places = np.nonzero((self.clients == client) & known)
             looks = np.arange(1, len(places[0]) + 1)
-            together = stats.norm.sf(np.cumsum(each[places]) / np.sqrt(looks))
+            sums = np.cumsum(each[places])
+            together = stats.norm.sf(sums / np.sqrt(looks))
             p[client] = together[-1]
-            alarms = np.flatnonzero(together < share / (looks * (looks + 1)))
+            enough = (together < share / (looks * (looks + 1))) & (sums[-1] >= EFFECT * len(looks))
+            alarms = np.flatnonzero(enough)
             if len(alarms):
                 first[client] = places[0][alarms[0]] + 1
         return p, first

@@ -8,6 +8,7 @@ import pytest
 from records import make_runs
 
 import fempi
+from fempi import registry
 from fempi.forensics import attribution
 from fempi.forensics.attribution import attribute
 
@@ -109,6 +110,27 @@ def test_what_is_not_kept_is_unknown(tmp_path):
     assert np.isfinite(found.norm_share).all()
     assert np.isnan(found.layers).all()
     assert len(found.layers) == len(found.layer_names) == 4
+
+
+PLUGIN = """
+from fempi import Context, Decision, Updates, register
+
+@register("aggregator", "first_row")
+def first_row(updates: Updates, context: Context) -> Decision:
+    weights = (updates.norms == updates.norms).astype(float)
+    return Decision(weights=weights / weights.sum(), trust=-updates.norms, selected=weights > 0)
+"""
+
+
+def test_a_rule_that_is_not_known_here_has_norm_shares_only(tmp_path, monkeypatch, own_registry):
+    (tmp_path / "rule.py").write_text(PLUGIN)
+    config = CONFIG.format(attack="scale", aggregator="first_row", updates="none")
+    path = make_runs(tmp_path, config + '[plugins]\nfiles = ["rule.py"]\n') / "x.h5"
+    monkeypatch.delitem(registry._plugins, ("aggregator", "first_row"))
+    with fempi.open(path) as run:
+        found = attribute(run, run.read("clients/malicious"))
+    assert np.isnan(found.direction_share).all()
+    assert np.isfinite(found.norm_share).all()
 
 
 def test_rows_that_are_not_finite_have_no_share(tmp_path):
