@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 # Variables: PYTHON, CONSTRAINTS, RANKS, MPIRUN and ARGS (for `fempi run`), as in `make run RANKS=4 ARGS=--force`; N (for
-# `fuzz` and `faults`).
+# `fuzz` and `faults`), GB (for `memory`).
 
 PYTHON ?= python3
 CONSTRAINTS ?= .ci/constraints.txt
@@ -56,16 +56,33 @@ catalogue: .venv/setup ## Run every rule against every attack, briefly, and prin
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/catalogue.toml $(ARGS)
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/catalogue_pre.toml $(ARGS)
 
-# Three settings for `run` and `catalogue` that give way to the caller's own: more ranks than cores are allowed (the first is Open MPI
-# 5's name for it, the second Open MPI 4's), and a rank uses one thread, so that ranks do not fight over cores.
-run catalogue: export PRTE_MCA_rmaps_default_mapping_policy ?= :oversubscribe
-run catalogue: export OMPI_MCA_rmaps_base_oversubscribe ?= 1
-run catalogue: export OMP_NUM_THREADS ?= 1
+.PHONY: forensics
+forensics: .venv/setup fetch ## Run many attacks and say how often forensics is right about them (RANKS=2)
+	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/forensics.toml $(ARGS)
+	.venv/bin/python analysis/forensics_table.py results/forensics
+
+.PHONY: laptop
+laptop: run .venv/laptop ## Answer questions from the quick start's records where there is no MPI and no torch
+	! .venv/laptop/bin/python -c 'import mpi4py' 2>/dev/null
+	! .venv/laptop/bin/python -c 'import torch' 2>/dev/null
+	.venv/laptop/bin/fempi check results/quickstart/dual.h5
+	.venv/laptop/bin/fempi examine --truth results/quickstart/dual.h5
+	.venv/laptop/bin/fempi replay --all results/quickstart/dual.h5
+	.venv/laptop/bin/fempi report results/quickstart -o results/quickstart/report.html --force
+	.venv/laptop/bin/python analysis/worked_example.py results/quickstart/dual.h5
+	.venv/laptop/bin/python analysis/roc.py results/quickstart/dual.h5 -o results/quickstart/roc.png
+
+# Three settings for what calls mpirun here that give way to the caller's own: more ranks than cores are allowed (the
+# first is Open MPI 5's name for it, the second Open MPI 4's), and a rank uses one thread, so that ranks do not fight
+# over cores.
+run catalogue forensics: export PRTE_MCA_rmaps_default_mapping_policy ?= :oversubscribe
+run catalogue forensics: export OMPI_MCA_rmaps_base_oversubscribe ?= 1
+run catalogue forensics: export OMP_NUM_THREADS ?= 1
 
 ifeq ($(shell id -u),0)
 # In a container everybody is root, and Open MPI refuses root unless told twice.
-run catalogue: export OMPI_ALLOW_RUN_AS_ROOT := 1
-run catalogue: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+run catalogue forensics: export OMPI_ALLOW_RUN_AS_ROOT := 1
+run catalogue forensics: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
 .PHONY: test
@@ -79,6 +96,10 @@ fuzz: .venv/test ## Read 500 made-up configurations and 200 damaged records, or 
 .PHONY: faults
 faults: .venv/test ## Kill jobs at random moments and resume them to the same bits, N=10 times
 	FEMPI_FAULTS=$(or $(N),10) .venv/bin/python -m pytest tests/faults
+
+.PHONY: memory
+memory: .venv/test ## Examine a record of GB=30 gigabytes and say how much memory each command takes
+	FEMPI_GB=$(or $(GB),30) .venv/bin/python -m pytest -rP tests/forensics/test_memory.py
 
 .PHONY: slurm
 slurm: .venv/test ## Run every template in jobs/ under a real Slurm on this machine (root; packages: .ci/packages)
@@ -123,6 +144,13 @@ stale:
 .venv/setup: pyproject.toml $(CONSTRAINTS) $(STALE)
 	@echo "Installing into .venv (PyTorch is large: a few minutes on a slow line)"
 	@$(call install,run$(comma)analysis$(MPI_EXTRA))
+	@touch $@
+
+.venv/laptop: .venv/setup
+	@echo "Installing what records are examined with into .venv/laptop"
+	@rm -rf $@
+	@$(PYTHON) -m venv $@
+	@$@/bin/python -m pip install --quiet --disable-pip-version-check '.[analysis]'
 	@touch $@
 
 .venv/test: .venv/setup
