@@ -62,6 +62,10 @@ class Train(Section):
     local_epochs: Annotated[int, Field(ge=1)] = 5
     batch_size: Annotated[int, Field(ge=1)] = 10
     lr: Annotated[float, Field(gt=0, le=1e6)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    prox: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """FedProx's mu; 0: FedAvg"""
 
 
 class Attack(PluginSection):

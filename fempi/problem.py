@@ -150,6 +150,9 @@ class Problem:
             epochs=options.local_epochs,
             batch_size=options.batch_size,
             lr=options.lr,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            prox=options.prox,
             rng=rng,
             out=out,
         )

@@ -16,9 +16,9 @@ EXAMPLES, EPOCHS, BATCH, LR = 23, 3, 5, 0.05
 CPU = torch.device("cpu")
 
 
-def some_model(dropout: float = 0.0) -> FlatModel:
+def some_model(dropout: float = 0.0, width: int = 12) -> FlatModel:
     torch.manual_seed(1)
-    layers = [nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, 4)]
+    layers = [nn.Flatten(), nn.Linear(16, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 4)]
     return FlatModel(nn.Sequential(*layers), CPU)
 
 
@@ -40,7 +40,13 @@ class Trained:
 
 
 def trained(
-    model: FlatModel, params: Tensor, seed: int = 0, *, epochs: int = EPOCHS, batch_size: int = BATCH
+    model: FlatModel,
+    params: Tensor,
+    seed: int = 0,
+    *,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH,
+    **options: float,
 ) -> Trained:
     result = Trained(update=np.full(model.d, np.nan, np.float32))
 
@@ -50,7 +56,7 @@ def trained(
     hook = model.module.register_forward_pre_hook(note)
     rng = stream(seed, "train")
     result.loss = train(
-        model, params, *some_data(), epochs=epochs, batch_size=batch_size, lr=LR, rng=rng, out=result.update
+        model, params, *some_data(), epochs=epochs, batch_size=batch_size, lr=LR, rng=rng, out=result.update, **options
     )
     hook.remove()
     return result
@@ -75,6 +81,43 @@ def test_training_is_plain_sgd_on_the_same_batches() -> None:
     np.testing.assert_allclose(result.update, (local - params).numpy(), rtol=0, atol=1e-6)
     assert result.loss == pytest.approx(loss_sum / (EPOCHS * EXAMPLES), rel=1e-5)
     assert np.abs(result.update).max() > 0.01  # something was learned
+
+
+@pytest.mark.parametrize("width", [12, 3000])  # a layer whose gradient is formed, and one whose is not
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 0.9},
+        {"weight_decay": 0.1},
+        {"prox": 0.5},
+        {"momentum": 0.5, "weight_decay": 0.2, "prox": 0.3},
+        {},
+    ],
+)
+def test_momentum_weight_decay_and_prox_are_those_of_the_optimizer(options: dict[str, float], width: int) -> None:
+    model = some_model(width=width)
+    params = model.params.clone()
+    plain = copy.deepcopy(some_model(width=width).module)
+    weights = list(plain.parameters())
+    for weight in weights:
+        weight.requires_grad_()
+    result = trained(model, params, **options)
+
+    images, labels = some_data()
+    prox = options.pop("prox", 0.0)
+    optimizer = torch.optim.SGD(weights, lr=LR, **options)
+    start = [weight.detach().clone() for weight in weights]
+    for batch in result.batches:
+        shown = images[batch] / 255
+        logits = functional.linear(torch.relu(functional.linear(shown.flatten(1), *weights[:2])), *weights[2:])
+        away = sum((weight - begun).square().sum() for weight, begun in zip(weights, start, strict=True))
+        loss = functional.cross_entropy(logits, labels[batch]) + prox / 2 * away
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = gradient
+        optimizer.step()
+    local = torch.cat([weight.detach().flatten() for weight in weights])
+    np.testing.assert_allclose(result.update, (local - params).numpy(), rtol=0, atol=2e-6)
+    assert np.abs(result.update).max() > 0.01
 
 
 def test_the_update_is_local_minus_global_in_the_memory_given() -> None:
@@ -147,5 +190,5 @@ def test_training_starts_from_the_parameters_given() -> None:
     params = model.params.clone()
     expected = trained(model, params).update
     model.params.fill_(7)
-    model.grad.fill_(np.nan)
+    model.gradient().fill_(np.nan)
     np.testing.assert_array_equal(trained(model, params).update, expected)

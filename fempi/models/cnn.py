@@ -6,8 +6,9 @@ Decentralized Data. AISTATS 2017; the dropout is the Dual-System paper's.
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from fempi.registry import register
 
@@ -22,15 +23,22 @@ def cnn(
     """Two 5 x 5 convolutions (32, 64) with max-pooling, dense 512, dropout: 1,663,370 parameters on MNIST."""
     channels, height, width = image_shape
     return nn.Sequential(
-        nn.Conv2d(channels, 32, 5, padding=2),
+        _ChannelsLast(channels, 32, 5, padding=2),
+        nn.MaxPool2d(2),  # before the ReLU, to the same effect: a quarter is left for it to do
         nn.ReLU(),
+        _ChannelsLast(32, 64, 5, padding=2),
         nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 5, padding=2),
         nn.ReLU(),
-        nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(64 * (height // 4) * (width // 4), 512),
         nn.ReLU(),
         nn.Dropout(dropout),
         nn.Linear(512, num_classes),
     )
+
+
+class _ChannelsLast(nn.Conv2d):
+    """A convolution whose output has its channels last in memory, where a CPU's vector units can pool them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).contiguous(memory_format=torch.channels_last)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+LARGE = 1 << 15
+"""Entries from which a dense layer's gradient is better left in its factors: forming it would take longer than that"""
 
 
 @dataclass(frozen=True)
@@ -17,12 +24,21 @@ class Layer:
     offset: int
 
 
+@dataclass(frozen=True)
+class _Dense:
+    """The weight of a large dense layer, and its gradient: the sum of outer^T inner over the factors."""
+
+    weight: Tensor
+    grad: Tensor
+    factors: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
 class FlatModel:
     """A torch module that lives in one vector.
 
-    `params` and `grad` are float32 (d,) tensors on the device; the module's parameters and their `.grad` are views
-    into them. Sending a model, setting it, and a step of SGD are then one operation each. Raises ValueError for a
-    module with buffers (batch norm's running statistics): they would be state outside the vector.
+    `params` is a float32 (d,) tensor on the device, and the module's parameters are views into it: sending a model and
+    setting it are one operation each. What a backward pass found is for `step`, which takes it at once, or `gradient`.
+    Raises ValueError for a module with buffers (batch norm's running statistics): they would be state elsewhere.
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
@@ -42,14 +58,94 @@ class FlatModel:
             offset += parameter.numel()
         self.d = offset
         self.params = torch.empty(offset, device=device)
-        self.grad = torch.zeros(offset, device=device)
+        self._grad = torch.zeros(offset, device=device)
+        large = _large(module)
+        self._dense: list[_Dense] = []
+        self._others: list[tuple[Tensor, Tensor]] = []
+        start = 0
         for layer, (_, parameter) in zip(self.layers, named, strict=True):
             here = slice(layer.offset, layer.offset + parameter.numel())
             self.params[here] = parameter.detach().flatten()
             parameter.data = self.params[here].view(layer.shape)
-            parameter.grad = self.grad[here].view(layer.shape)
+            parameter.grad = self._grad[here].view(layer.shape)
+            if parameter in large:
+                dense = _Dense(parameter.data, parameter.grad)
+                vars(large[parameter])["forward"] = partial(_forward, large[parameter], dense.factors)
+                self._dense.append(dense)
+                self._others.append((self.params[start : here.start], self._grad[start : here.start]))
+                start = here.stop
+        self._others.append((self.params[start:], self._grad[start:]))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of images (batch, channels, height, width), float32 in [0, 1]."""
         logits: Tensor = self.module(images)
         return logits
+
+    def step(self, lr: float) -> None:
+        """Take a step of plain SGD along what the backward pass found, and forget that.
+
+        The gradient of a large dense layer, of as many entries as its weight, is never formed: the product of its two
+        factors is added to the weight, which saves more memory traffic than anything else in the step.
+        """
+        for params, grad in self._others:
+            params.add_(grad, alpha=-lr)
+            grad.zero_()
+        for dense in self._dense:
+            for outer, inner in dense.factors:
+                dense.weight.addmm_(outer.t(), inner, alpha=-lr)
+            dense.factors.clear()
+
+    def gradient(self) -> Tensor:
+        """Return what the backward pass found, (d,), until it is told to `forget`; the caller may change it."""
+        for dense in self._dense:
+            for outer, inner in dense.factors:
+                dense.grad.addmm_(outer.t(), inner)
+            dense.factors.clear()
+        return self._grad
+
+    def forget(self) -> None:
+        """Forget what backward passes found."""
+        self._grad.zero_()
+        for dense in self._dense:
+            dense.factors.clear()
+
+
+def _large(module: nn.Module) -> dict[nn.Parameter, nn.Linear]:
+    """Find the large dense layers that share their weights with no other module."""
+    owners = Counter(id(p) for each in module.modules() for p in each.parameters(recurse=False))
+    found: dict[nn.Parameter, nn.Linear] = {}
+    for each in module.modules():
+        if type(each) is nn.Linear and each.weight.numel() >= LARGE and owners[id(each.weight)] == 1:
+            found[cast(nn.Parameter, each.weight)] = each
+    return found
+
+
+def _forward(layer: nn.Linear, factors: list[tuple[Tensor, Tensor]], inputs: Tensor) -> Tensor:
+    """Stands for the forward method of a large dense layer."""
+    if not torch.is_grad_enabled():
+        return functional.linear(inputs, layer.weight, layer.bias)
+    out: Tensor = _Factored.apply(inputs, layer.weight, layer.bias, factors)
+    return out
+
+
+class _Factored(torch.autograd.Function):
+    """A dense layer whose weight gets no gradient, but leaves the two factors of it."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, factors: list[Any]) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.factors = factors
+        return functional.linear(inputs, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
+        (grad,) = outputs
+        inputs, weight = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])
+        ctx.factors.append((rows.detach(), inputs.detach().reshape(-1, inputs.shape[-1])))
+        return (
+            grad @ weight if ctx.needs_input_grad[0] else None,
+            None,
+            rows.sum(dim=0) if ctx.needs_input_grad[2] else None,
+            None,
+        )

@@ -1,5 +1,8 @@
 """What every model owes its callers, with its default hyper-parameters; a new model is tested unasked."""
 
+import copy
+from typing import cast
+
 import pytest
 import torch
 from torch import nn
@@ -51,7 +54,7 @@ def test_other_image_shapes_and_numbers_of_classes_work(name: str, shape: tuple[
 def test_the_flat_vector_is_all_there_is(name: str) -> None:
     model = flat(name)
     model.module.eval()
-    assert model.params.shape == model.grad.shape == (model.d,)
+    assert model.params.shape == model.gradient().shape == (model.d,)
     assert model.d == sum(p.numel() for p in model.module.parameters())
     before = model(some_images())
     saved = model.params.clone()
@@ -64,14 +67,29 @@ def test_the_flat_vector_is_all_there_is(name: str) -> None:
 
 
 @every_model
-def test_gradients_land_in_the_flat_vector(name: str) -> None:
-    model = flat(name)
-    functional.cross_entropy(model(some_images()), torch.tensor([1, 2, 3])).backward()  # type: ignore[no-untyped-call]
-    gradients = [p.grad for p in model.module.parameters() if p.grad is not None]
-    assert torch.equal(torch.cat([g.flatten() for g in gradients]), model.grad)
-    assert model.grad.any()
-    model.grad.zero_()
-    assert not any(g.any() for g in gradients)
+def test_gradients_and_steps_are_those_of_the_module(name: str) -> None:
+    model, plugin = flat(name), registry.find("model", name)
+    module = plugin.make(SHAPE, CLASSES, **plugin.bind({}))
+    module.load_state_dict(model.module.state_dict())
+    for each in (module, model.module):
+        each.eval()  # without dropout
+    parameters = list(module.parameters())
+    loss = functional.cross_entropy(module(some_images()), torch.tensor([1, 2, 3]))
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+
+    def backward() -> None:
+        functional.cross_entropy(model(some_images()), torch.tensor([1, 2, 3])).backward()  # type: ignore[no-untyped-call]
+
+    backward()
+    assert torch.allclose(model.gradient(), gradient, atol=1e-7)
+    assert model.gradient().any()
+    model.forget()
+    assert not model.gradient().any()
+    before = model.params.clone()
+    backward()
+    model.step(0.5)
+    assert torch.allclose(model.params, before - 0.5 * gradient, atol=1e-6)
+    assert not model.gradient().any()
 
 
 @every_model
@@ -98,6 +116,42 @@ def test_layers_say_where_each_parameter_lies(name: str) -> None:
 )
 def test_number_of_parameters_on_mnist(name: str, parameters: int) -> None:
     assert flat(name).d == parameters
+
+
+class Twice(nn.Module):
+    """A large layer that is used twice, in front of one that shares its weights with another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.once, self.twice, self.tied = (nn.Linear(200, 200) for _ in range(3))
+        self.tied.weight = self.once.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = self.once(self.twice(torch.tanh(self.twice(x))))
+        return cast(torch.Tensor, self.tied(rows).sum(dim=1))
+
+
+def test_large_layers_may_be_used_twice_or_share_weights_or_see_sequences() -> None:
+    torch.manual_seed(0)
+    module = Twice()
+    plain = copy.deepcopy(module)
+    model = FlatModel(module, torch.device("cpu"))
+    assert len(model._dense) == 1  # the other weight has two owners
+    inputs = torch.randn(3, 4, 200)
+    plain(inputs).square().sum().backward()
+    model(inputs).square().sum().backward()  # type: ignore[no-untyped-call]
+    gradient = torch.cat([cast(torch.Tensor, p.grad).flatten() for p in plain.parameters()])
+    before = model.params.clone()
+    model.step(1e-3)
+    assert torch.allclose(model.params, before - 1e-3 * gradient, atol=1e-4 * float(gradient.abs().max() * 1e-3))
+
+
+def test_nothing_is_kept_of_what_is_not_trained_on() -> None:
+    model = flat("mlp")
+    with torch.inference_mode():
+        model(some_images())
+    model.step(1.0)
+    assert torch.equal(model.params, flat("mlp").params)
 
 
 def test_wrapping_keeps_the_initial_parameters() -> None:
