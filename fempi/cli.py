@@ -30,7 +30,8 @@ DATA_ROOT = Path(os.environ.get("FEMPI_DATA", "data"))
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status: 2 for what the user can mend, said in one message."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    alone = arguments[:1] not in (["run"], ["resume"], ["doctor"]) or "--help" in arguments
+    together = arguments[:1] in (["run"], ["resume"], ["doctor"]) or arguments[:2] == ["bench", "train"]
+    alone = not together or "--help" in arguments
     if alone and not launcher.is_first():
         return 0  # there is no work for many ranks
     status = _command(arguments)
@@ -351,6 +352,38 @@ def bench() -> None:
     """Measure what fempi costs on this machine."""
 
 
+@bench.command("train")
+@click.option("--model", default="cnn", show_default=True, help="With its defaults, on images of 28 x 28.")
+@click.option("--examples", type=click.IntRange(1), default=600, show_default=True, help="Of a client.")
+@click.option("--epochs", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Clients of each rank.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures to this file, too.")
+def bench_train(
+    model: str, examples: int, epochs: int, batch_size: int, repeats: int, device: str, output: Path | None
+) -> int:
+    """Measure how fast clients are trained, under mpirun or alone, beside what matrix multiplication alone reaches."""
+    _want("run")
+    from fempi import comm as mpi
+
+    def on_every_rank(comm: Comm) -> int:
+        from fempi.bench import times, train
+
+        where, threads = comm.together(lambda: (_device(device, comm.local_rank), _threads()))
+        with threads:
+            measured = train.measure(
+                comm, where, model=model, examples=examples, epochs=epochs, batch_size=batch_size, repeats=repeats
+            )
+        if comm.is_root:
+            train.show(measured)
+            if output is not None:
+                times.save(measured, output)
+        return 0
+
+    return mpi.launch(on_every_rank)
+
+
 @bench.command("record")
 @click.option("--cohort", type=click.IntRange(2), default=100, show_default=True, help="Updates in a round.")
 @click.option(
@@ -367,12 +400,12 @@ def bench() -> None:
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures to this file, too.")
 def bench_record(cohort: int, params: int, rounds: int, sketch_size: int, folder: Path, output: Path | None) -> None:
     """Measure what each way of keeping updates costs, and how exactly it answers; nothing but the figures stays."""
-    from fempi.bench import record
+    from fempi.bench import record, times
 
     measured = record.measure(cohort, params, rounds=rounds, sketch_size=sketch_size, folder=folder)
     record.show(measured)
     if output is not None:
-        record.save(measured, output)
+        times.save(measured, output)
 
 
 def _want(extra: str) -> None:

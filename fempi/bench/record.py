@@ -6,26 +6,21 @@ is brought to the disk in the same way; then inner products of what was kept are
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tomli_w
-from rich import box
-from rich.table import Table
 
 import fempi
 from fempi import registry
 from fempi.algebra import BLOCK, Bool, Float32, Float64, Updates, distances
 from fempi.atomic import sync_folder
+from fempi.bench import times
 from fempi.display import console
 from fempi.errors import FempiError
 from fempi.forensics import replay
@@ -55,15 +50,6 @@ _PIECE = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seconds:
-    """Times of one thing done several times."""
-
-    median: float
-    least: float
-    most: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Error:
     """How far figures are from what they should be, over all pairs of rows."""
 
@@ -77,9 +63,9 @@ class Tier:
 
     updates: str
     bytes_per_round: int
-    recorder: Seconds
+    recorder: times.Seconds
     """a round, from the hand-over until it is committed"""
-    plain: Seconds
+    plain: times.Seconds
     """a file of as many bytes, written from end to end and brought to the disk in the same way"""
     cosine: Error | None
     """of what was kept; None where nothing was"""
@@ -128,10 +114,10 @@ def measure(cohort: int, params: int, *, rounds: int, sketch_size: int, folder: 
         }
         for round_ in range(1, rounds + 2):
             for updates, recorder in recorders.items():
-                written[updates].append(_timed(_record, recorder, round_, arrays))
+                written[updates].append(times.timed(_record, recorder, round_, arrays))
                 file = max(recorder.folder.glob("round-*"))
                 nbytes, copy = file.stat().st_size, recorder.folder / "plain"
-                plain[updates].append(_timed(write_plain, copy, rows, nbytes))
+                plain[updates].append(times.timed(write_plain, copy, rows, nbytes))
                 copy.unlink()
                 if round_ > 1:  # the first stays, to be read
                     file.unlink()
@@ -147,8 +133,8 @@ def measure(cohort: int, params: int, *, rounds: int, sketch_size: int, folder: 
                     Tier(
                         updates=updates,
                         bytes_per_round=next(recorder.folder.glob("round-*")).stat().st_size,
-                        recorder=_seconds(written[updates][1:]),
-                        plain=_seconds(plain[updates][1:]),
+                        recorder=times.of(written[updates][1:]),
+                        plain=times.of(plain[updates][1:]),
                         cosine=None if kept is None else cosine_error(kept, exact),
                         distance=None if kept is None else distance_error(kept, exact),
                         stated=standard_error(sketch_size) if updates == "sketch" else None,
@@ -218,8 +204,8 @@ def show(measured: Measured) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    costs = _table("updates", "bytes\na round", "ms a round", "MB/s", "plain file\nms", "MB/s", "rules to\nreplay")
-    errors = _table(
+    costs = times.table("updates", "bytes\na round", "ms a round", "MB/s", "plain file\nms", "MB/s", "rules to\nreplay")
+    errors = times.table(
         "updates",
         "error of cosines\nroot mean square",
         "\nmost",
@@ -231,9 +217,9 @@ def show(measured: Measured) -> None:
         costs.add_row(
             tier.updates,
             f"{tier.bytes_per_round:,}",
-            _range(tier.recorder),
+            times.milliseconds(tier.recorder),
             _speed(tier, tier.recorder),
-            _range(tier.plain),
+            times.milliseconds(tier.plain),
             _speed(tier, tier.plain),
             f"{tier.rules} of {measured.rules}",
         )
@@ -241,19 +227,11 @@ def show(measured: Measured) -> None:
             tier.updates, *_figures(tier.cosine, tier.distance), f"{tier.stated:.2g}" if tier.stated else "-"
         )
     errors.add_row("any, in a round", *_figures(measured.gram_cosine, measured.gram_distance), "-")
-    answers = _table("question", *TIERS)
+    answers = times.table("question", *TIERS)
     for question, how in ANSWERS.items():
         answers.add_row(question, *how)
     for table in (costs, errors, answers):
         out.print(table)
-
-
-def save(measured: Measured, path: Path) -> None:
-    """Write what was measured as JSON, with the field names as keys."""
-    try:
-        path.write_text(json.dumps(dataclasses.asdict(measured), indent=2) + "\n")
-    except OSError as error:
-        raise FempiError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _arrays(rows: Float32, malicious: Bool) -> Arrays:
@@ -329,16 +307,6 @@ def _record(recorder: Recorder, round_: int, arrays: Arrays) -> None:
     recorder.wait()
 
 
-def _timed(work: Callable[..., None], *arguments: Any) -> float:
-    start = time.perf_counter()
-    work(*arguments)
-    return time.perf_counter() - start
-
-
-def _seconds(times: Sequence[float]) -> Seconds:
-    return Seconds(median=float(np.median(times)), least=min(times), most=max(times))
-
-
 def _products(rows: Float32) -> Float64:
     products = np.zeros((len(rows), len(rows)))
     for start in range(0, rows.shape[1], BLOCK):
@@ -352,20 +320,7 @@ def _error(differences: Float64) -> Error:
     return Error(rms=float(np.sqrt(np.mean(pairs**2))), most=float(np.abs(pairs).max()))
 
 
-def _table(first: str, *others: str) -> Table:
-    out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    out.add_column(first)
-    for heading in others:
-        out.add_column(heading, justify="right")
-    return out
-
-
-def _range(seconds: Seconds) -> str:
-    median, least, most = (f"{1000 * value:,.1f}" for value in (seconds.median, seconds.least, seconds.most))
-    return f"{median} ({least} to {most})"
-
-
-def _speed(tier: Tier, seconds: Seconds) -> str:
+def _speed(tier: Tier, seconds: times.Seconds) -> str:
     return f"{tier.bytes_per_round / seconds.median / 1e6:,.0f}"
 
 
