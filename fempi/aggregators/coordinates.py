@@ -25,12 +25,9 @@ def mean_of_places(updates: Updates, count: int, first: Callable[[Float32], Int6
         padded = np.empty((n + 2, width), np.float32)
         padded[0], padded[-1] = -np.inf, np.inf
         ordered = padded[1:-1]
-        ordered[:] = np.sort(np.ascontiguousarray(block.T), axis=1).T  # several times faster than along axis 0
+        ordered[:] = np.sort(_columns(block), axis=1).T  # several times faster than along axis 0
         start = first(ordered)
-        places = np.arange(n)[:, None]
-        inside = (start <= places) & (places < start + count)
-        # Not a difference of cumulative sums: a hostile value below would swallow all that follows.
-        update[columns] = np.where(inside, ordered, 0).sum(axis=0, dtype=np.float64) / count
+        update[columns] = _sum_of_places(ordered, start, count) / count
         taken += _in_lowest(start + count, block, padded) - _in_lowest(start, block, padded)
     taken /= updates.d
     return Decision(weights=taken / taken.sum(), trust=taken, selected=taken > 0, update=update)
@@ -53,6 +50,26 @@ def nearest(ordered: Float32, centre: Float64, count: int) -> Int64:
     lower, upper = ordered[: len(ordered) - count], ordered[count:]
     first: Int64 = (lower.astype(np.float64) + upper < 2 * centre).sum(axis=0)
     return first
+
+
+def _sum_of_places(ordered: Float32, start: Int64, count: int) -> Float64:
+    """Sum `count` values of each sorted column, from a place (width,) on."""
+    if (start == start[0]).all():
+        values = ordered[start[0] : start[0] + count]
+    else:
+        places = np.arange(len(ordered))[:, None]
+        # Not a difference of cumulative sums: a hostile value below would swallow all that follows.
+        values = np.where((start <= places) & (places < start + count), ordered, 0)
+    total: Float64 = values.sum(axis=0, dtype=np.float64)
+    return total
+
+
+def _columns(block: Float32) -> Float32:
+    """Transpose a block, from rows that are no power of two apart: a cache would keep all these in one of its sets."""
+    n, width = block.shape
+    apart = np.empty((n, width + 16), np.float32)[:, :width]
+    apart[:] = block
+    return np.ascontiguousarray(apart.T)
 
 
 def _in_lowest(count: Int64, block: Float32, padded: Float32) -> Float64:
