@@ -384,6 +384,31 @@ def bench_train(
     return mpi.launch(on_every_rank)
 
 
+@bench.command("aggregate")
+@click.argument("rules", nargs=-1, metavar="[RULE]...")
+@click.option("--cohort", type=click.IntRange(2), default=100, show_default=True, help="Updates in a round.")
+@click.option(
+    "--params", type=click.IntRange(1), default=1_663_370, show_default=True, help="Parameters; the papers' CNN's."
+)
+@click.option("--num-byzantine", type=click.IntRange(0), help="Declared to the rules; by default a tenth.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures to this file, too.")
+def bench_aggregate(
+    rules: tuple[str, ...], cohort: int, params: int, num_byzantine: int | None, repeats: int, output: Path | None
+) -> None:
+    """Measure what rules take, all or those named (as in krum, or 'nnm > krum'), beside their inner products alone."""
+    import threadpoolctl
+
+    from fempi.bench import aggregate, times
+
+    with threadpoolctl.threadpool_limits(_thread_count()):
+        declared = cohort // 10 if num_byzantine is None else num_byzantine
+        measured = aggregate.measure(cohort, params, num_byzantine=declared, rules=rules, repeats=repeats)
+    aggregate.show(measured)
+    if output is not None:
+        times.save(measured, output)
+
+
 @bench.command("record")
 @click.option("--cohort", type=click.IntRange(2), default=100, show_default=True, help="Updates in a round.")
 @click.option(
@@ -430,10 +455,14 @@ def _threads() -> Any:
     import threadpoolctl
     import torch
 
+    count = _thread_count()
+    torch.set_num_threads(count)
+    return threadpoolctl.threadpool_limits(count)
+
+
+def _thread_count() -> int:
     # OpenMP allows a list, a number for each level of nesting; ours is the first.
     said = os.environ.get("OMP_NUM_THREADS", "1").partition(",")[0].strip()
     if not said.isdecimal() or int(said) < 1:
         raise FempiError(f"OMP_NUM_THREADS is {said!r}; it must be a positive number")
-    count = int(said)
-    torch.set_num_threads(count)
-    return threadpoolctl.threadpool_limits(count)
+    return int(said)
