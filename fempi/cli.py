@@ -30,7 +30,10 @@ DATA_ROOT = Path(os.environ.get("FEMPI_DATA", "data"))
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status: 2 for what the user can mend, said in one message."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    together = arguments[:1] in (["run"], ["resume"], ["doctor"]) or arguments[:2] == ["bench", "train"]
+    together = arguments[:1] in (["run"], ["resume"], ["doctor"]) or arguments[:2] in (
+        ["bench", "train"],
+        ["bench", "gather"],
+    )
     alone = not together or "--help" in arguments
     if alone and not launcher.is_first():
         return 0  # there is no work for many ranks
@@ -377,6 +380,32 @@ def bench_train(
             )
         if comm.is_root:
             train.show(measured)
+            if output is not None:
+                times.save(measured, output)
+        return 0
+
+    return mpi.launch(on_every_rank)
+
+
+@bench.command("gather")
+@click.option("--cohort", type=click.IntRange(2), default=100, show_default=True, help="Updates in a round.")
+@click.option(
+    "--params", type=click.IntRange(1), default=1_663_370, show_default=True, help="Parameters; the papers' CNN's."
+)
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures to this file, too.")
+def bench_gather(cohort: int, params: int, repeats: int, output: Path | None) -> int:
+    """Measure how fast updates come to root under mpirun, beside a bare MPI_Gatherv."""
+    _want("run")
+    from fempi import comm as mpi
+
+    def on_every_rank(comm: Comm) -> int:
+        from fempi.bench import gather, times
+
+        comm.together(lambda: gather.require_others(comm))
+        measured = gather.measure(comm, cohort=cohort, params=params, repeats=repeats)
+        if comm.is_root:
+            gather.show(measured)
             if output is not None:
                 times.save(measured, output)
         return 0

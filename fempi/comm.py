@@ -145,6 +145,12 @@ class RowGather:
         return self.updates
 
 
+def gatherv(comm: Comm, rows: Float32, whole: Float32, counts: Int64) -> None:
+    """Gather all ranks' rows at once into root's `whole`, as a yardstick: `counts` says how many numbers each has."""
+    send = rows.ravel()
+    comm._mpi.Gatherv(send, [whole.ravel(), (counts, None)] if comm.is_root else None, root=0)
+
+
 def launch(main: Callable[[Comm], int], *, check: bool = True) -> int:
     """Run `main` on every rank and return the exit status. `check=False` lets singletons in, to be told what they are.
 
