@@ -62,7 +62,7 @@ forensics: .venv/setup fetch ## Run many attacks and say how often forensics is 
 	.venv/bin/python analysis/forensics_table.py results/forensics
 
 .PHONY: laptop
-laptop: run .venv/laptop ## Answer questions from the quick start's records where there is no MPI and no torch
+laptop: run .venv/laptop/whole ## Answer questions from the quick start's records where there is no MPI and no torch
 	! .venv/laptop/bin/python -c 'import mpi4py' 2>/dev/null
 	! .venv/laptop/bin/python -c 'import torch' 2>/dev/null
 	.venv/laptop/bin/fempi check results/quickstart/dual.h5
@@ -146,11 +146,11 @@ stale:
 	@$(call install,run$(comma)analysis$(MPI_EXTRA))
 	@touch $@
 
-.venv/laptop: .venv/setup
+.venv/laptop/whole: pyproject.toml $(CONSTRAINTS) .venv/setup
 	@echo "Installing what records are examined with into .venv/laptop"
-	@rm -rf $@
-	@$(PYTHON) -m venv $@
-	@$@/bin/python -m pip install --quiet --disable-pip-version-check '.[analysis]'
+	@rm -rf .venv/laptop
+	@$(PYTHON) -m venv .venv/laptop
+	@.venv/laptop/bin/python -m pip install --quiet --quiet --disable-pip-version-check -e '.[analysis]'
 	@touch $@
 
 .venv/test: .venv/setup

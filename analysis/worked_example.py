@@ -58,8 +58,11 @@ print(f"most alike in round {last.number}: clients {last.clients[i]} and {last.c
 # %% From the updates themselves: does a client go on in its direction? No Gram matrix reaches across rounds.
 places = sent.reset_index().query("finite").groupby("client")
 client = places.size().idxmax()
-vectors = [Vector(row.round, row.slot) for row in places.get_group(client).itertuples()]
+rows = [row for row in places.get_group(client).itertuples() if run.layout.keeps_vectors(row.round)]
+vectors = [Vector(row.round, row.slot) for row in rows]
 try:
+    if not vectors:
+        raise FempiError("the record keeps no updates of it")
     products = inner_products(run, vectors)
 except FempiError as error:
     print(f"no cosines across rounds: {error}")
@@ -75,10 +78,15 @@ malicious = run.read("clients/malicious")
 print(f"{len(suspects)} clients stand out, {malicious[suspects].sum()} of them malicious of {malicious.sum()}")
 
 # %% What would another rule have let in?
-for name in (run.config["aggregator"]["name"], "mean", "krum"):
-    rule = replay.section_of(run, name)
-    summary = replay.summarize(rule, replay.replay(run, rule))
-    print(f"{name}: malicious weight {summary.malicious_weight:.1%}, distance from honest mean {summary.error:.3g}")
+for name in (None, "mean", "krum"):  # None: the run's own
+    try:
+        rule = replay.section_of(run, name)
+        summary = replay.summarize(rule, replay.replay(run, rule))
+    except FempiError as error:
+        print(f"{name or 'the own rule'} cannot be replayed: {error}")
+        continue
+    weight, away = summary.malicious_weight, summary.error
+    print(f"{summary.aggregator}: malicious weight {weight:.1%}, distance from honest mean {away:.3g}")
 
 # %% A picture of whom the rule trusted, and when.
 if options.output is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -41,6 +42,18 @@ class Verdict:
     """rounds there are, whole or not"""
     problems: list[str]
     """what is lost or damaged, a sentence each; empty if the record is whole"""
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Turn an error over a damaged record into a FempiError that says so; one over a whole record is fempi's own."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, OSError, ValueError) as error:
+        if not check(path).problems:
+            raise
+        what = f"{path} is damaged ({type(error).__name__}: {error})"
+        raise FempiError(f"{what}; `fempi check` says what is lost") from error
 
 
 def check(path: Path, *, updates: bool = True) -> Verdict:

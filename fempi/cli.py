@@ -266,9 +266,10 @@ def check(path: Path, complete: bool) -> int:
 def examine(path: Path, truth: bool) -> None:
     """Say which clients stand out, since when and for what, without looking at the truth."""
     from fempi import findings
+    from fempi.check import blaming
     from fempi.runfile import RunFile
 
-    with RunFile(path) as run:
+    with RunFile(path) as run, blaming(path):
         findings.examined(run, truth=truth)
 
 
@@ -291,6 +292,7 @@ def replay(
 ) -> None:
     """Decide recorded rounds again, with the run's rule or any other."""
     from fempi import findings, resume
+    from fempi.check import blaming
     from fempi.experiment import parse_overrides
     from fempi.forensics import replay
     from fempi.runfile import RunFile
@@ -299,7 +301,7 @@ def replay(
         raise click.UsageError("--all takes every rule as it is; leave out the other options")
     if output is not None and output.exists():
         raise FempiError(f"{output} is there already; move it, or name another")
-    with RunFile(path) as run:
+    with RunFile(path) as run, blaming(path):
         resume.load_plugins(run, allow=allow_plugins)
         if all_rules:
             findings.ranking(*replay.ranking(run))

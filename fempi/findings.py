@@ -123,7 +123,7 @@ def _done(run: RunFile, found: Investigation) -> Iterator[str]:
     if where:
         yield f"Their updates differ most from the others' in {' and '.join(where)}."
     if len(did.broken):
-        yield f"Accuracy had fallen below half of what it was above chance by round {', '.join(map(str, did.broken))}."
+        yield f"Accuracy had lost half of its lead over chance by round {', '.join(map(str, did.broken))}."
 
 
 def _print_separation(run: RunFile, found: Examination) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -155,9 +156,12 @@ class RunFile:
         """Rounds the run was to have."""
         return int(self.file["rounds/round"].shape[0])
 
-    @property
+    @cached_property
     def rounds_completed(self) -> int:
-        """Rounds committed, without a gap from the first."""
+        """Rounds committed, without a gap from the first: of a run that goes on, those that were when it was asked.
+
+        So that all that is read through one RunFile is of the same rounds.
+        """
         if not self.is_folder:
             return int(self.file.attrs["rounds_completed"])
         done = 0

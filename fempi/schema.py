@@ -215,6 +215,11 @@ class Layout:
         stored: np.dtype[Any] = np.dtype({"str": h5py.string_dtype(), "bool": "i1"}.get(f.dtype, f.dtype))
         return stored
 
+    @property
+    def keeps_params(self) -> bool:
+        """Whether updates are kept parameter by parameter, not as sketches."""
+        return self.updates in ("full", "float16")
+
     def keeps_vectors(self, round: int) -> bool:  # noqa: A002 - the field's word
         """Whether a round's updates are kept."""
         return self.updates != "none" and round % self.every == 0

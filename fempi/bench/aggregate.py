@@ -47,8 +47,8 @@ class Measured:
     repeats: int
     read: times.Seconds
     """to add up all numbers: the updates are read once"""
-    sgemm: times.Seconds
-    """to multiply blocks of columns by themselves, already in place: all inner products, in one thread or several"""
+    products: times.Seconds
+    """to multiply blocks of columns by themselves, already in place: the inner products alone"""
     rules: Sequence[OfRule]
     refused: Mapping[str, str]
     """why rules could not decide"""
@@ -81,7 +81,7 @@ def measure(cohort: int, params: int, *, num_byzantine: int, rules: Sequence[str
         num_byzantine=num_byzantine,
         repeats=repeats,
         read=times.of([times.timed(rows.sum) for _ in range(repeats)]),
-        sgemm=times.of([times.timed(_multiply, block, blocks) for _ in range(repeats)]),
+        products=times.of([times.timed(_multiply, block, blocks) for _ in range(repeats)]),
         rules=sorted(found, key=lambda each: each.seconds.median),
         refused=refused,
     )
@@ -108,11 +108,11 @@ def show(measured: Measured) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    table = times.table("rule", "ms", "of sgemm's", "extra memory")
-    table.add_row("reading the updates", times.milliseconds(m.read), f"{m.read.median / m.sgemm.median:.2f}", "")
-    table.add_row("sgemm of all inner products", times.milliseconds(m.sgemm), "1.00", "")
+    table = times.table("rule", "ms", "of products'", "extra memory")
+    table.add_row("reading the updates", times.milliseconds(m.read), f"{m.read.median / m.products.median:.2f}", "")
+    table.add_row("inner products alone", times.milliseconds(m.products), "1.00", "")
     for each in m.rules:
-        ratio = f"{each.seconds.median / m.sgemm.median:.2f}"
+        ratio = f"{each.seconds.median / m.products.median:.2f}"
         table.add_row(each.rule, times.milliseconds(each.seconds), ratio, f"{each.memory:.1%}")
     out.print(table)
     for name, reason in m.refused.items():

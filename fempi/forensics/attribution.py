@@ -14,6 +14,9 @@ from fempi.algebra import Bool, Float64, Int64
 from fempi.forensics.classes import last_layer
 from fempi.runfile import RunFile
 
+HALF = float(np.finfo(np.float16).max)
+"""The largest number that updates = "float16" keeps"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
@@ -22,8 +25,8 @@ class Attribution:
     norm_share: Float64
     """their share of the rows' norms, each times its share of the aggregate; NaN where nothing was let in"""
     direction_share: Float64
-    """their share of the aggregate's squared length: negative where they pulled against it; NaN for a rule of columns,
-    whose aggregate is no sum of rows, and for one that is not known here"""
+    """their share of the aggregate's squared length: negative where they pulled against it; NaN for a rule that needs
+    columns, whose aggregate may be no sum of rows, and for one that is not known here"""
     layer_names: tuple[str, ...]
     layers: Float64
     """distance of their mean from the others', by layer, in units of the others' root mean square distance from it:
@@ -31,8 +34,7 @@ class Attribution:
     classes: Float64
     """the same by class, of the rows of the last layer"""
     broken: Int64
-    """tested rounds in which accuracy was below the middle between chance and its best so far, for the first time since
-    it was above"""
+    """tested rounds in which accuracy had lost half of its best lead over chance, after it had not before"""
 
 
 def attribute(run: RunFile, clients: Bool) -> Attribution:
@@ -43,7 +45,10 @@ def attribute(run: RunFile, clients: Bool) -> Attribution:
         shares[:, 1] = np.nan
     parts = _parts(run)
     each = [_differences(run, place, rows, parts) for place, rows in _comparable(run, clients)]
-    middle = np.median(each, axis=0) if each else np.full(len(parts), np.nan)
+    middle = np.full(len(parts), np.nan)
+    for part, values in enumerate(np.array(each).T):
+        if np.isfinite(values).any():
+            middle[part] = np.median(values[np.isfinite(values)])
     names = [name.decode(errors="replace") for name in run.read("layers/name")]
     return Attribution(
         norm_share=shares[:, 0],
@@ -82,7 +87,7 @@ def _parts(run: RunFile) -> list[slice]:
 
 def _comparable(run: RunFile, clients: Bool) -> Iterator[tuple[int, tuple[Int64, Int64]]]:
     """Yield places of rounds whose updates were kept, with the clients' rows and at least two others."""
-    if run.config["record"]["updates"] not in ("full", "float16"):
+    if not run.layout.keeps_params:
         return
     sent_by, finite = run.read("rounds/client"), run.read("rounds/finite")
     for place in range(run.rounds_completed):
@@ -99,6 +104,7 @@ def _differences(run: RunFile, place: int, rows: tuple[Int64, Int64], parts: lis
     for mean, which in zip(means, rows, strict=True):
         for slot in which:
             update = updates[place, slot].astype(np.float64)
+            np.nan_to_num(update, copy=False, posinf=HALF, neginf=-HALF)  # what a half was too small for
             mean += update / len(which)
             if mean is means[1]:
                 squares += [update[part] @ update[part] / len(which) for part in parts]
@@ -111,7 +117,7 @@ def _differences(run: RunFile, place: int, rows: tuple[Int64, Int64], parts: lis
 
 
 def _broken(run: RunFile) -> Int64:
-    """Tested rounds in which accuracy fell below the middle between chance and its best so far."""
+    """Tested rounds in which accuracy had first lost half of its best lead over chance."""
     rounds, accuracy = run.read("evaluation/round"), run.read("evaluation/accuracy")
     chance = 1 / run.layout.size("class")
     low = accuracy < (np.maximum.accumulate(accuracy) + chance) / 2 if len(accuracy) else np.zeros(0, bool)

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import stats
 
 from fempi.algebra import Float64, Int64
+from fempi.forensics.geometry import is_sound
 from fempi.forensics.suspicion import ALARM, evidence
 from fempi.runfile import RunFile
 
@@ -26,6 +27,8 @@ CHANCE = 0.0025
 """How often an honest client is marked for a pair of classes, rounded up: on MNIST it was 0 to 0.0015 in clean runs"""
 SETTLED = 0.9
 """Cosine with the last weights from which those of a round tell the features of classes"""
+MOST_PAIRS = 10**7
+"""Pairs of classes times clients: of more, the counts would not fit the memory of a laptop"""
 _RANK = 1e-2
 """Directions in which the rows of the last layer differ less than this, relative to the most, are not told apart"""
 
@@ -81,9 +84,11 @@ def last_layer(run: RunFile) -> LastLayer | None:
 
 def obstacle(run: RunFile) -> str:
     """Say why a record does not tell what was taught; empty if it does."""
-    kept = run.config["record"]["updates"]
-    if kept not in ("full", "float16"):
+    if not run.layout.keeps_params:
+        kept = run.layout.updates
         return f'which classes were flipped is seen in the updates; the record keeps record.updates = "{kept}"'
+    if run.layout.size("class") ** 2 * run.layout.size("client") > MOST_PAIRS:
+        return "which classes were flipped is not looked for among so many classes and clients"
     if last_layer(run) is None:
         return "which classes were flipped is seen in a last layer with one row for each class; the model has none"
     return ""
@@ -99,10 +104,11 @@ def lessons(run: RunFile) -> Lessons | None:
     looks, first = np.zeros(C, np.int64), np.zeros((C, K, K), np.int64)
     clients, finite = run.read("rounds/client"), run.read("rounds/finite")
     for place, model in _models(run, layer):
-        known = finite[place]
-        if known.sum() < 3:
+        rows = run["rounds/update"][place, :, layer.weight].astype(np.float64).reshape(len(finite[place]), K, -1)
+        known = finite[place] & np.isfinite(rows).all(axis=(1, 2))  # a half may have become Inf
+        if known.sum() < 3 or not is_sound(known):
             continue
-        rows = run["rounds/update"][place, :, layer.weight].astype(np.float64).reshape(len(known), K, -1)[known]
+        rows = rows[known]
         who = clients[place][known]  # each client at most once
         pushed = _pushed(rows, model)
         far = np.log(np.maximum(np.linalg.norm(rows - np.median(rows, axis=0), axis=2), np.finfo(float).tiny))
@@ -128,7 +134,7 @@ def flips(found: Lessons) -> tuple[Flip, ...]:
     """
     marked, K = found.mistaken > MARKED, found.mistaken.shape[1]
     p = stats.binom.sf(marked.sum(axis=0) - 1, found.clients, CHANCE) * K * (K - 1)
-    pairs = np.argwhere(p < ALARM).tolist()
+    pairs = np.argwhere((p < ALARM) & marked.any(axis=0)).tolist()
     pairs.sort(key=lambda pair: (p[pair[0], pair[1]], -found.mistaken[:, pair[0], pair[1]].sum()))
     return tuple(
         Flip(

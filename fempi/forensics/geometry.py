@@ -42,8 +42,8 @@ class Round:
 
     @property
     def sound(self) -> bool:
-        """Whether most rows are finite; else it is the model that is broken, and nobody stands out."""
-        return bool(self.finite.mean() > 0.5)
+        """Whether the round tells anything of anybody."""
+        return is_sound(self.finite)
 
     @cached_property
     def centre(self) -> Float64:
@@ -114,6 +114,11 @@ class Round:
         out = np.full(len(self.clients), np.nan)
         out[self.finite] = values
         return out
+
+
+def is_sound(finite: Bool) -> bool:
+    """Whether most rows (n,) of a round are finite; else it is the model that is broken, and nobody stands out."""
+    return bool(finite.mean() > 0.5)
 
 
 def rounds(run: RunFile) -> Iterator[Round]:

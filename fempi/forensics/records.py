@@ -10,7 +10,7 @@ from fempi.runfile import MASTER, RunFile
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
-    """Return the records named, and all in the folders named, by the time they were made.
+    """Return the records named, and all in the folders named, each once, by the time they were made.
 
     A record is a packed file or the folder of a run that has not been packed. FempiError if a path holds none.
     """
@@ -23,7 +23,8 @@ def find(paths: Sequence[Path]) -> list[Path]:
         if not inside:
             raise FempiError(f"there are no records in {path}")
         found += inside
-    return sorted(found, key=lambda path: (_created(path), path))
+    unique = {path.resolve(): path for path in reversed(found)}
+    return sorted(unique.values(), key=lambda path: (_created(path), path))
 
 
 def _created(path: Path) -> str:

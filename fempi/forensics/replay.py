@@ -115,8 +115,8 @@ def obstacle(run: RunFile, section: Aggregator) -> str:
     needs = registry.find("aggregator", section.name).needs
     if "reference" in needs and not run.layout.has_reference:
         return f"{section.name} needs the server's reference update; the run had none"
-    kept = run.config["record"]["updates"]
-    if "columns" in needs and kept not in ("full", "float16"):
+    if "columns" in needs and not run.layout.keeps_params:
+        kept = run.layout.updates
         return f'{section.name} needs the updates themselves; the record keeps record.updates = "{kept}"'
     return ""
 

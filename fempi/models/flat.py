@@ -26,8 +26,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class _Dense:
-    """The weight of a large dense layer, and its gradient: the sum of outer^T inner over the factors."""
+    """The weight of a large dense layer, and its gradient: the sum of outer^T inner over the factors.
 
+    What uses the weight in another way than its layer does leaves the parameter a gradient besides.
+    """
+
+    parameter: nn.Parameter
     weight: Tensor
     grad: Tensor
     factors: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -69,7 +73,8 @@ class FlatModel:
             parameter.data = self.params[here].view(layer.shape)
             parameter.grad = self._grad[here].view(layer.shape)
             if parameter in large:
-                dense = _Dense(parameter.data, parameter.grad)
+                dense = _Dense(parameter, parameter.data, parameter.grad)
+                parameter.grad = None
                 vars(large[parameter])["forward"] = partial(_forward, large[parameter], dense.factors)
                 self._dense.append(dense)
                 self._others.append((self.params[start : here.start], self._grad[start : here.start]))
@@ -94,6 +99,9 @@ class FlatModel:
             for outer, inner in dense.factors:
                 dense.weight.addmm_(outer.t(), inner, alpha=-lr)
             dense.factors.clear()
+            if dense.parameter.grad is not None:
+                dense.weight.add_(dense.parameter.grad, alpha=-lr)
+                dense.parameter.grad = None
 
     def gradient(self) -> Tensor:
         """Return what the backward pass found, (d,), until it is told to `forget`; the caller may change it."""
@@ -101,6 +109,9 @@ class FlatModel:
             for outer, inner in dense.factors:
                 dense.grad.addmm_(outer.t(), inner)
             dense.factors.clear()
+            if dense.parameter.grad is not None:
+                dense.grad.add_(dense.parameter.grad)
+                dense.parameter.grad = None
         return self._grad
 
     def forget(self) -> None:
@@ -108,6 +119,7 @@ class FlatModel:
         self._grad.zero_()
         for dense in self._dense:
             dense.factors.clear()
+            dense.parameter.grad = None
 
 
 def _large(module: nn.Module) -> dict[nn.Parameter, nn.Linear]:
@@ -142,7 +154,8 @@ class _Factored(torch.autograd.Function):
         (grad,) = outputs
         inputs, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
-        ctx.factors.append((rows.detach(), inputs.detach().reshape(-1, inputs.shape[-1])))
+        if ctx.needs_input_grad[1]:
+            ctx.factors.append((rows.detach(), inputs.detach().reshape(-1, inputs.shape[-1])))
         return (
             grad @ weight if ctx.needs_input_grad[0] else None,
             None,

@@ -146,6 +146,43 @@ def test_large_layers_may_be_used_twice_or_share_weights_or_see_sequences() -> N
     assert torch.allclose(model.params, before - 1e-3 * gradient, atol=1e-4 * float(gradient.abs().max() * 1e-3))
 
 
+class Scaled(nn.Module):
+    """A large layer whose weight is used by itself, and one that is not to be trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.frozen, self.last = nn.Linear(10, 40), nn.Linear(40, 1000), nn.Linear(1000, 40)
+        self.frozen.weight.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = torch.tanh(self.frozen(self.first(x)))
+        return functional.linear(rows, functional.normalize(self.last.weight)) + self.last(rows)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_large_weight_may_be_used_without_its_layer_or_be_frozen(whole: bool) -> None:
+    torch.manual_seed(0)
+    plain = Scaled()
+    model = FlatModel(copy.deepcopy(plain), torch.device("cpu"))
+    assert len(model._dense) == 2
+    inputs = torch.randn(5, 10)
+    for _ in range(2):
+        plain.zero_grad()
+        plain(inputs).square().sum().backward()
+        model(inputs).square().sum().backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for parameter in plain.parameters():
+                if parameter.grad is not None:
+                    parameter.sub_(1e-4 * parameter.grad)
+        if whole:
+            model.params.add_(model.gradient(), alpha=-1e-4)
+            model.forget()
+        else:
+            model.step(1e-4)
+    expected = torch.cat([parameter.detach().flatten() for parameter in plain.parameters()])
+    torch.testing.assert_close(model.params, expected)
+
+
 def test_nothing_is_kept_of_what_is_not_trained_on() -> None:
     model = flat("mlp")
     with torch.inference_mode():

@@ -1,5 +1,6 @@
 """Which class is taken for which other one, from what updates teach the last layer."""
 
+import h5py
 import numpy as np
 import pytest
 from records import make_runs
@@ -7,7 +8,9 @@ from scipy import stats
 
 import fempi
 from fempi.forensics import classes
+from fempi.forensics.attribution import attribute
 from fempi.forensics.classes import CHANCE, MARKED, Flip, Lessons, flips, last_layer, lessons, moved_class
+from fempi.forensics.investigation import investigate
 
 CONFIG = """
 name = "x"
@@ -117,7 +120,45 @@ def test_a_targeted_flip_is_found_with_its_classes_and_nobody_honest(tmp_path):
 @pytest.mark.parametrize("partition", ["iid", "shards", "dirichlet"])
 def test_a_clean_run_has_no_flip(partition, tmp_path):
     with make(tmp_path, attack="none", partition=partition) as run:
-        assert flips(lessons(run)) == ()
+        found = lessons(run)
+    assert found.clients == 24  # all were looked at
+    assert flips(found) == ()
+
+
+def test_rows_that_no_half_can_hold_do_not_hide_the_others(tmp_path):
+    with make(tmp_path, updates="float16") as run:
+        path, malicious = run.path, run.read("clients/malicious")
+        honest = [int(np.flatnonzero(~malicious[row])[0]) for row in run.read("rounds/client")]
+    with h5py.File(path, "r+") as file:
+        for place, slot in enumerate(honest):
+            file["rounds/update"][place, slot, :] = np.inf
+    with fempi.open(path) as run:
+        (flip,) = flips(lessons(run))
+        assert (flip.source, flip.target) == (2, 5)
+        assert np.isfinite(attribute(run, malicious).layers).all()
+
+
+def test_rounds_in_which_most_rows_are_not_finite_tell_nothing(tmp_path):
+    with make(tmp_path) as run:
+        path = run.path
+    with h5py.File(path, "r+") as file:
+        file["rounds/finite"][:, :7] = 0
+        file["rounds/gram"][:, :7] = np.nan
+        file["rounds/gram"][:, :, :7] = np.nan
+    with fempi.open(path) as run:
+        assert lessons(run).clients == 0
+        assert investigate(run).findings == ()
+
+
+def test_too_many_classes_for_the_memory_are_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(classes, "MOST_PAIRS", 10 * 10 * 24 - 1)
+    with make(tmp_path) as run:
+        assert "so many classes" in classes.obstacle(run)
+        assert lessons(run) is None
+
+
+def test_one_class_cannot_be_flipped():
+    assert flips(taught({}, num_classes=1)) == ()
 
 
 @pytest.mark.parametrize(("updates", "every"), [("float16", 1), ("full", 2)])
@@ -145,4 +186,6 @@ def test_the_last_layer_is_found_by_its_shape(tmp_path):
 
 def test_a_model_that_broke_is_read_as_far_as_it_goes(tmp_path):
     with make(tmp_path, attack="random_large") as run:
-        assert flips(lessons(run)) == ()
+        found = lessons(run)
+    assert found is not None
+    assert flips(found) == ()

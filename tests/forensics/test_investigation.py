@@ -1,5 +1,6 @@
 """Who did what, without the truth: suspects, the kind of their attack, and who acts together."""
 
+import h5py
 import numpy as np
 import pytest
 from records import make_runs
@@ -122,3 +123,32 @@ def test_sent_the_same_in_the_rounds_they_share(record):
     with fempi.open(record("ipm")) as run:
         malicious = tuple(np.flatnonzero(run.read("clients/malicious")).tolist())
         assert together(run) == (malicious,)
+
+
+@pytest.mark.parametrize("command", ["examine", "report"])
+@pytest.mark.parametrize(
+    ("dataset", "value"), [("layers/shape", "[5"), ("layers/offset", 10**9), ("rounds/client", 77)]
+)
+def test_a_damaged_record_is_said_to_be_damaged(command, dataset, value, record, capfd):
+    path = record("label_flip", FLIP)
+    with h5py.File(path, "r+") as file:
+        place = (len(file[dataset]) - 2,) if dataset.startswith("layers") else (3, 3)
+        file[dataset][place] = value
+    capfd.readouterr()
+    options = ["-o", str(path.with_suffix(".html"))] if command == "report" else []
+    assert cli.main([command, str(path), *options]) == 2
+    said = capfd.readouterr().err
+    assert (said.count("is damaged"), said.count("\n")) == (1, 1)
+
+
+def test_a_run_that_goes_on_is_read_as_it_was_when_it_was_opened(tmp_path):
+    config = CONFIG.format(attack="sign_flip", parameters="", updates="full")
+    folder = make_runs(tmp_path, config + "pack = false\n") / "x.run"
+    last = next(folder.glob("round-*-000016.h5"))
+    hidden = last.rename(last.with_suffix(".later"))
+    with fempi.open(folder) as run:
+        assert run.rounds_completed == 15
+        hidden.rename(last)  # a round is committed
+        assert len(investigate(run).examination.clients) == 15
+    with fempi.open(folder) as run:
+        assert run.rounds_completed == 16

@@ -164,9 +164,13 @@ def test_without_the_truth_nothing_of_it_is_told(record):
     with h5py.File(hidden, "r+") as file:
         for name in ("malicious", "attacking"):
             file[f"rounds/{name}"][...] = 1 - file[f"rounds/{name}"][...]
+        file["evaluation/attack_success"][...] = 0.75
     other = contents.contents(hidden, truth=False)
+    told = contents.contents(hidden, truth=True)
     hidden.unlink()
     assert (other.charts, other.replays) == (shown.charts, shown.replays)
+    assert {**other.facts, "record": ""} == {**shown.facts, "record": ""}
+    assert told.facts["attack success"] == "0.7500"
 
 
 def test_with_the_truth_it_says_how_right_it_was(record):

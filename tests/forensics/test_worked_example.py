@@ -12,6 +12,7 @@ from records import make_runs
 
 import fempi
 from fempi.forensics import replay
+from fempi.forensics.suspicion import examine
 
 SCRIPT = Path(__file__).parents[2] / "analysis/worked_example.py"
 CONFIG = """
@@ -118,9 +119,10 @@ def test_a_client_goes_on_in_its_direction_as_its_updates_say(printed, run):
 
 def test_who_stands_out_is_counted_by_the_truth(printed, run):
     (line,) = (line for line in printed if "stand out" in line)
-    found, right, malicious = numbers(line)
-    assert right <= min(found, malicious)
-    assert malicious == run.read("clients/malicious").sum() == 3
+    malicious = run.read("clients/malicious")
+    suspects = [suspect.client for suspect in examine(run).suspects()]
+    assert numbers(line) == [len(suspects), malicious[suspects].sum(), 3]
+    assert malicious.sum() == 3
 
 
 def test_rules_are_replayed(printed, run):

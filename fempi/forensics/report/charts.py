@@ -58,15 +58,15 @@ def timeline(run: RunFile, suspects: Sequence[int], unusual: Sequence[int], mali
     }
 
 
-def accuracy(run: RunFile, broken: Int64) -> Chart:
-    """Return test accuracy over rounds with where it broke down, and the attack's success where it has a measure."""
+def accuracy(run: RunFile, broken: Int64, *, truth: bool) -> Chart:
+    """Return test accuracy over rounds with where it broke down; with the truth, the attacker's own measure besides."""
     tested, values = run.read("evaluation/round"), run.read("evaluation/accuracy")
     lines: list[Chart] = [{"name": "accuracy", "y": rounded(values)}]
     if len(broken):
         there = {"x": broken.tolist(), "y": rounded(values[np.searchsorted(tested, broken)])}
         lines.append({"name": "lost half its lead over chance", **there, "points": True})
     success = run.read("evaluation/attack_success")
-    if np.isfinite(success).any():
+    if truth and np.isfinite(success).any():
         lines.append({"name": "attack success", "y": rounded(success), "dash": "dash"})
     return lines_over_rounds(tested, lines, "share of the test set", whole=True)
 

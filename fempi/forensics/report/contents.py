@@ -11,6 +11,7 @@ import numpy as np
 
 from fempi import registry
 from fempi.algebra import Bool
+from fempi.check import blaming
 from fempi.errors import FempiError
 from fempi.forensics import replay
 from fempi.forensics.attribution import Attribution, attribute
@@ -67,7 +68,7 @@ class Contents:
 
 def contents(path: Path, *, truth: bool) -> Contents:
     """Investigate a record. Without `truth`, nothing is used but what a server saw."""
-    with RunFile(path) as run:
+    with RunFile(path) as run, blaming(path):
         summary = summarize(path)
         found = investigate(run)
         suspects = _clients(found, accused=True)
@@ -81,7 +82,7 @@ def contents(path: Path, *, truth: bool) -> Contents:
             path=path,
             rounds=run.rounds_completed,
             summary=summary,
-            facts=_facts(run, summary),
+            facts=_facts(run, summary, truth=truth),
             config=str(run.attributes["config"]),
             investigation=found,
             kept=run.layout.updates,
@@ -111,7 +112,7 @@ def _charts(
     out: dict[str, charts.Chart | None] = {}
     suspects, unusual = _clients(found, accused=True), _clients(found, accused=False)
     if run.evaluations_completed > 1:
-        out["accuracy"] = charts.accuracy(run, attribution.broken)
+        out["accuracy"] = charts.accuracy(run, attribution.broken, truth=malicious is not None)
     if run.rounds_completed:
         out["timeline"] = charts.timeline(run, suspects, unusual, malicious)
         here = accused[run.read("rounds/client")].sum(axis=1)
@@ -144,7 +145,7 @@ def _replays(run: RunFile, accused: Bool | None) -> tuple[list[replay.Summary], 
     return summaries, [*refused.values(), *reasons]
 
 
-def _facts(run: RunFile, summary: Summary) -> dict[str, str]:
+def _facts(run: RunFile, summary: Summary, *, truth: bool) -> dict[str, str]:
     """What a run was, in the order in which it is read."""
     config, attributes = run.config, run.attributes
     data, rule, train = config["data"], config["aggregator"], config["train"]
@@ -153,7 +154,7 @@ def _facts(run: RunFile, summary: Summary) -> dict[str, str]:
         "record": run.path.name,
         "status": f"{run.status}, {run.rounds_completed} of {run.rounds} rounds",
         "final accuracy": number(summary.accuracy),
-        "attack success": number(summary.attack_success),
+        **({"attack success": number(summary.attack_success)} if truth else {}),
         "data": _named(data["dataset"], data, ("dataset", "clients", "partition", "root_examples")),
         "partition": data["partition"],
         "model": f"{_named(config['model']['name'], config['model'], ('name',))}, {_model_size(run)}",
