@@ -18,8 +18,8 @@ Made by
 
 from {count} runs. Clients stand out by their scores; those whose updates look like an attack are accused; of the others
 it is said that they may only have unusual data. No truth is used for that, but only for these tables. AUC 0.5 is
-guessing, and below it the attackers look more honest than the honest. The thresholds were chosen with runs like these in
-view, these among them: other data may do worse.
+guessing, and below it the attackers look more honest than the honest. The thresholds were chosen with runs like these
+in view, these among them: other data may do worse.
 """
 
 if __name__ == "__main__":
