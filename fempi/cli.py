@@ -319,10 +319,7 @@ def report(paths: tuple[Path, ...], output: Path, truth: bool, force: bool) -> N
     from fempi.forensics import records
     from fempi.forensics.report import page
 
-    if output.is_dir() or not output.parent.is_dir():
-        raise FempiError(f"{output} cannot be written: name a file in a folder that is there")
-    if output.exists() and not force:
-        raise FempiError(f"{output} is there already; use --force to replace it")
+    _can_be_made(output, force=force)
     found = records.find(paths)
     try:
         output.write_text(page(found, truth=truth), encoding="utf-8", errors="replace")
@@ -339,10 +336,7 @@ def pack(folder: Path, output: Path, force: bool) -> None:
     """Join a run's folder into one plain file; the folder stays."""
     from fempi import store
 
-    if output.is_dir() or not output.parent.is_dir():
-        raise FempiError(f"{output} cannot be written: name a file in a folder that is there")
-    if output.exists() and not force:
-        raise FempiError(f"{output} is there already; use --force to replace it")
+    _can_be_made(output, force=force)
     if not folder.is_dir():
         raise FempiError(f"{folder} is not a run's folder")
     try:
@@ -373,7 +367,7 @@ def bench_train(
     from fempi import comm as mpi
 
     def on_every_rank(comm: Comm) -> int:
-        from fempi.bench import times, train
+        from fempi.bench import train
 
         where, threads = comm.together(lambda: (_device(device, comm.local_rank), _threads()))
         with threads:
@@ -381,9 +375,7 @@ def bench_train(
                 comm, where, model=model, examples=examples, epochs=epochs, batch_size=batch_size, repeats=repeats
             )
         if comm.is_root:
-            train.show(measured)
-            if output is not None:
-                times.save(measured, output)
+            _told(train, measured, output)
         return 0
 
     return mpi.launch(on_every_rank)
@@ -402,14 +394,12 @@ def bench_gather(cohort: int, params: int, repeats: int, output: Path | None) ->
     from fempi import comm as mpi
 
     def on_every_rank(comm: Comm) -> int:
-        from fempi.bench import gather, times
+        from fempi.bench import gather
 
         comm.together(lambda: gather.require_others(comm))
         measured = gather.measure(comm, cohort=cohort, params=params, repeats=repeats)
         if comm.is_root:
-            gather.show(measured)
-            if output is not None:
-                times.save(measured, output)
+            _told(gather, measured, output)
         return 0
 
     return mpi.launch(on_every_rank)
@@ -430,14 +420,12 @@ def bench_aggregate(
     """Measure what rules take, all or those named (as in krum, or 'nnm > krum'), beside their inner products alone."""
     import threadpoolctl
 
-    from fempi.bench import aggregate, times
+    from fempi.bench import aggregate
 
     with threadpoolctl.threadpool_limits(_thread_count()):
         declared = cohort // 10 if num_byzantine is None else num_byzantine
         measured = aggregate.measure(cohort, params, num_byzantine=declared, rules=rules, repeats=repeats)
-    aggregate.show(measured)
-    if output is not None:
-        times.save(measured, output)
+    _told(aggregate, measured, output)
 
 
 @bench.command("record")
@@ -456,10 +444,24 @@ def bench_aggregate(
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures to this file, too.")
 def bench_record(cohort: int, params: int, rounds: int, sketch_size: int, folder: Path, output: Path | None) -> None:
     """Measure what each way of keeping updates costs, and how exactly it answers; nothing but the figures stays."""
-    from fempi.bench import record, times
+    from fempi.bench import record
 
     measured = record.measure(cohort, params, rounds=rounds, sketch_size=sketch_size, folder=folder)
-    record.show(measured)
+    _told(record, measured, output)
+
+
+def _can_be_made(output: Path, *, force: bool) -> None:
+    if output.is_dir() or not output.parent.is_dir():
+        raise FempiError(f"{output} cannot be written: name a file in a folder that is there")
+    if output.exists() and not force:
+        raise FempiError(f"{output} is there already; use --force to replace it")
+
+
+def _told(benchmark: Any, measured: Any, output: Path | None) -> None:
+    """Show what a benchmark measured, and save it if that was asked for."""
+    from fempi.bench import times
+
+    benchmark.show(measured)
     if output is not None:
         times.save(measured, output)
 

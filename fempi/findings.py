@@ -104,7 +104,7 @@ def _together(found: Investigation) -> Iterator[str]:
 
 def _done(run: RunFile, found: Investigation) -> Iterator[str]:
     """Say what the accused did to the model."""
-    accused = np.isin(np.arange(run.layout.size("client")), [e.suspect.client for e in found.findings if e.accused])
+    accused = np.isin(np.arange(run.layout.size("client")), found.accused)
     did = attribute(run, accused)
     share = did.norm_share
     if accused.any() and np.nansum(share) > 0:

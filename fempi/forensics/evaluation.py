@@ -62,8 +62,7 @@ def evaluate(record: Path) -> Evaluated:
         for score in SCORES:
             separated = separation(found.examination, score, attacking, malicious)
             auc[score] = separated.auc, separated.auc_accumulated
-        accused = [each.suspect.client for each in found.findings if each.accused]
-        unusual = [each.suspect.client for each in found.findings if not each.accused]
+        accused, unusual = found.accused, found.unusual
         return Evaluated(
             label=run.config["label"].partition("+")[0],
             partition=run.config["data"]["partition"],

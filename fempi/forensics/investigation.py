@@ -63,9 +63,19 @@ class Investigation:
     """what the record cannot tell, and why; empty if it can tell all"""
 
     @property
+    def accused(self) -> list[int]:
+        """Clients whose updates look like an attack, the most certain first."""
+        return [each.suspect.client for each in self.findings if each.accused]
+
+    @property
+    def unusual(self) -> list[int]:
+        """Clients that stand out, perhaps only by unusual data."""
+        return [each.suspect.client for each in self.findings if not each.accused]
+
+    @property
     def verdict(self) -> str:
         """All that in words."""
-        accused = [each.suspect.client for each in self.findings if each.accused]
+        accused = self.accused
         said = []
         if self.fingerprint is None:
             said.append(f"None of {self.clients} clients attacks in a way that is seen.")
@@ -76,7 +86,7 @@ class Investigation:
         if len(self.flips) > 1 and self.fingerprint is not None and self.fingerprint.kind == "label flip":
             pairs = ", ".join(f"{flip.source} -> {flip.target} ({len(flip.since)} clients)" for flip in self.flips)
             said.append(f"Labels are flipped: {pairs}.")
-        if unusual := len(self.findings) - len(accused):
+        if unusual := len(self.unusual):
             said.append(f"{unusual} more {'stands' if unusual == 1 else 'stand'} out, perhaps only by unusual data.")
         return " ".join(said)
 

@@ -53,12 +53,12 @@ class Contents:
     @property
     def suspects(self) -> list[int]:
         """Clients that seem to attack, the most certain first."""
-        return _clients(self.investigation, accused=True)
+        return self.investigation.accused
 
     @property
     def unusual(self) -> list[int]:
         """Clients that stand out, perhaps only by unusual data."""
-        return _clients(self.investigation, accused=False)
+        return self.investigation.unusual
 
     @property
     def found(self) -> int:
@@ -71,10 +71,9 @@ def contents(path: Path, *, truth: bool) -> Contents:
     with RunFile(path) as run, blaming(path):
         summary = summarize(path)
         found = investigate(run)
-        suspects = _clients(found, accused=True)
         malicious: Bool | None = run.read("clients/malicious") if truth else None
         attacking = run.read("rounds/attacking") if truth else None
-        accused = np.isin(np.arange(run.layout.size("client")), suspects) if malicious is None else malicious
+        accused = np.isin(np.arange(run.layout.size("client")), found.accused) if malicious is None else malicious
         attribution = attribute(run, accused)
         replays, refused = _replays(run, None if truth else accused)
         return Contents(
@@ -96,10 +95,6 @@ def contents(path: Path, *, truth: bool) -> Contents:
         )
 
 
-def _clients(found: Investigation, *, accused: bool) -> list[int]:
-    return [finding.suspect.client for finding in found.findings if finding.accused == accused]
-
-
 def _charts(
     run: RunFile,
     found: Investigation,
@@ -110,13 +105,12 @@ def _charts(
 ) -> dict[str, charts.Chart]:
     """Return the charts that have something to show."""
     out: dict[str, charts.Chart | None] = {}
-    suspects, unusual = _clients(found, accused=True), _clients(found, accused=False)
     if run.evaluations_completed > 1:
         out["accuracy"] = charts.accuracy(run, attribution.broken, truth=malicious is not None)
     if run.rounds_completed:
-        out["timeline"] = charts.timeline(run, suspects, unusual, malicious)
+        out["timeline"] = charts.timeline(run, found.accused, found.unusual, malicious)
         here = accused[run.read("rounds/client")].sum(axis=1)
-        out["maps"] = charts.maps(run, suspects, attacking, charts.worst_round(attribution, here))
+        out["maps"] = charts.maps(run, found.accused, attacking, charts.worst_round(attribution, here))
         if accused.any():
             out["shares"] = charts.shares(attribution)
     if np.isfinite(attribution.layers).any():
