@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     together = arguments[:1] in (["run"], ["resume"], ["doctor"]) or arguments[:2] in (
         ["bench", "train"],
         ["bench", "gather"],
+        ["bench", "scaling"],
     )
     alone = not together or "--help" in arguments
     if alone and not launcher.is_first():
@@ -104,12 +105,32 @@ def _how_to_run(command: Callable[..., int]) -> Callable[..., int]:
     "--output", type=click.Path(path_type=Path), default="results", show_default=True, help="Records go here."
 )
 @click.option("--force", is_flag=True, help="Replace records that are in the way.")
+@click.option(
+    "--group-size",
+    type=click.IntRange(1),
+    metavar="RANKS",
+    help="Make several runs at once, each on so many ranks.  [default: all ranks make each run]",
+)
 @_how_to_run
-def run(config: Path, arm: str | None, overrides: tuple[str, ...], output: Path, force: bool, **how: Any) -> int:
+def run(
+    config: Path,
+    arm: str | None,
+    overrides: tuple[str, ...],
+    output: Path,
+    force: bool,
+    group_size: int | None,
+    **how: Any,
+) -> int:
     """Make the runs of a configuration file, or go on with them, under mpirun or alone."""
     from fempi import experiment
 
-    return _make(lambda: experiment.load(config, overrides=overrides, arm=arm), how, output=output, force=force)
+    return _make(
+        lambda: experiment.load(config, overrides=overrides, arm=arm),
+        how,
+        group_size=group_size,
+        output=output,
+        force=force,
+    )
 
 
 @commands.command()
@@ -129,24 +150,35 @@ def resume(folder: Path, allow_plugins: bool, **how: Any) -> int:
     )
 
 
-def _make(load: Callable[[], list[Config]], how: Mapping[str, Any], *, output: Path, **options: Any) -> int:
-    """Make runs on all ranks together."""
+def _make(
+    load: Callable[[], list[Config]],
+    how: Mapping[str, Any],
+    *,
+    output: Path,
+    group_size: int | None = None,
+    **options: Any,
+) -> int:
+    """Make runs on all ranks together, or on groups of them."""
     from fempi.signals import STATUS, Stop
 
     _want("run")
 
     def on_every_rank(comm: Comm) -> int:
         from fempi import sweep
-        from fempi.display import Display
+        from fempi.display import Display, GroupDisplay
+        from fempi.groups import Groups
         from fempi.progress import Reporter
 
         configs = comm.together(load)
+        groups = Groups(comm, group_size, stop)
         device, threads = comm.together(lambda: (_device(how["device"], comm.local_rank), _threads()))
-        shown = Display(comm.size) if comm.is_root else Reporter()
+        shown = Reporter()
+        if groups.comm.is_root:
+            shown = Display(comm.size) if groups.count == 1 else GroupDisplay(groups.place)
         with threads:
             records = sweep.run_all(
                 configs,
-                comm,
+                groups,
                 sweep.Options(
                     output=output,
                     data_root=how["data"],
@@ -157,9 +189,9 @@ def _make(load: Callable[[], list[Config]], how: Mapping[str, Any], *, output: P
                     **options,
                 ),
                 shown,
-                stop,
             )
-        shown.finished([record for record in records if record is not None])
+        if comm.is_root:
+            shown.finished([record for record in records if record is not None])
         return 0 if all(records) else STATUS
 
     with Stop() as stop:  # from here on, also while MPI and torch are loaded
@@ -356,11 +388,19 @@ def bench() -> None:
 @click.option("--examples", type=click.IntRange(1), default=600, show_default=True, help="Of a client.")
 @click.option("--epochs", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=10, show_default=True)
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Clients of each rank.")
+@click.option("--clients-per-batch", type=click.IntRange(1), default=1, show_default=True, help="Trained at once.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Times that each rank trains.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures to this file, too.")
 def bench_train(
-    model: str, examples: int, epochs: int, batch_size: int, repeats: int, device: str, output: Path | None
+    model: str,
+    examples: int,
+    epochs: int,
+    batch_size: int,
+    clients_per_batch: int,
+    repeats: int,
+    device: str,
+    output: Path | None,
 ) -> int:
     """Measure how fast clients are trained, under mpirun or alone, beside what matrix multiplication alone reaches."""
     _want("run")
@@ -372,7 +412,14 @@ def bench_train(
         where, threads = comm.together(lambda: (_device(device, comm.local_rank), _threads()))
         with threads:
             measured = train.measure(
-                comm, where, model=model, examples=examples, epochs=epochs, batch_size=batch_size, repeats=repeats
+                comm,
+                where,
+                model=model,
+                examples=examples,
+                epochs=epochs,
+                batch_size=batch_size,
+                repeats=repeats,
+                clients_per_batch=clients_per_batch,
             )
         if comm.is_root:
             _told(train, measured, output)
@@ -448,6 +495,73 @@ def bench_record(cohort: int, params: int, rounds: int, sketch_size: int, folder
 
     measured = record.measure(cohort, params, rounds=rounds, sketch_size=sketch_size, folder=folder)
     _told(record, measured, output)
+
+
+@bench.command("scaling")
+@click.argument("config", default="configs/scaling.toml", type=click.Path(path_type=Path))
+@click.option("--arm", metavar="NAME", help="Measure the run of this arm.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; VALUE as in TOML.")
+@click.option("--ranks", metavar="P,P,...", help="Measure these numbers of ranks; by default 1, 2, 4, ... and all.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="To measure, after a first one.")
+@click.option(
+    "--per-rank",
+    type=click.IntRange(1),
+    help="Clients of each rank in weak scaling; by default what the most ranks have in strong scaling.",
+)
+@click.option("--network", metavar="US,GB/S", default="2,10", show_default=True, help="Predict for this network.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=DATA_ROOT, show_default=True, help="Datasets are here."
+)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=".",
+    help="On the disk that records go to, until they are measured; by default this one.",
+)
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures to this file, too.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw them, too.")
+def bench_scaling(
+    config: Path, ranks: str | None, network: str, device: str, output: Path | None, plot: Path | None, **how: Any
+) -> int:
+    """Measure how rounds of CONFIG scale on 1, 2, 4, ... ranks of one job under mpirun, and predict more ranks."""
+    _want("run")
+    if plot is not None:
+        _want("analysis")
+    from fempi import comm as mpi
+
+    def on_every_rank(comm: Comm) -> int:
+        from fempi.bench import plan, prediction, scaling
+
+        def read() -> tuple[plan.Options, Any]:
+            for file in filter(None, (output, plot)):
+                _can_be_made(file, force=True)
+            if plot is not None and comm.is_root:  # the others need not load what draws
+                from fempi.bench import scaling_figure
+
+                scaling_figure.check(plot)
+            options = plan.Options(
+                config=config,
+                ranks=plan.numbers(ranks or ""),
+                network=prediction.network(network),
+                device=_device(device, comm.local_rank),
+                data_root=how.pop("data"),
+                **how,
+            )
+            return options, _threads()
+
+        options, threads = comm.together(read)
+        with threads:
+            measured = scaling.measure(comm, options, click.echo)
+        if measured is not None:
+            _told(scaling, measured, output)
+            if plot is not None:
+                from fempi.bench import scaling_figure
+
+                scaling_figure.save(measured, plot)
+        return 0
+
+    return mpi.launch(on_every_rank)
 
 
 def _can_be_made(output: Path, *, force: bool) -> None:

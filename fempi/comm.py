@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fempi import launcher, signals
-from fempi.algebra import Float32, Int64
+from fempi.algebra import Float32
 from fempi.errors import FempiError
 from fempi.signals import Interrupted
 
@@ -28,6 +28,8 @@ except (ImportError, RuntimeError) as error:  # mpi4py says "cannot load MPI lib
     ) from error
 
 T = TypeVar("T")
+_NAP = 0.02
+"""Seconds between two looks at whether the others have come, for a rank that sleeps"""
 
 
 class Refused(FempiError):  # noqa: N818 - reads as what it says
@@ -37,7 +39,7 @@ class Refused(FempiError):  # noqa: N818 - reads as what it says
 class Comm:
     """A communicator and the few things a benchmark says over it. Rank 0 is the root."""
 
-    def __init__(self, mpi: MPI.Intracomm) -> None:
+    def __init__(self, mpi: MPI.Comm) -> None:
         self._mpi = mpi
         self.rank: int = mpi.rank
         self.size: int = mpi.size
@@ -67,9 +69,17 @@ class Comm:
         """The largest number that any rank says, on every rank."""
         return int(self._mpi.allreduce(number, op=MPI.MAX))
 
-    def describe(self, facts: str) -> list[str]:
-        """A short text from every rank, on every rank."""
+    def describe(self, facts: T) -> list[T]:
+        """A short text, or something as small, from every rank, on every rank."""
         return self._mpi.allgather(facts)
+
+    def split(self, part: int) -> Comm:
+        """The communicator of the ranks that name the same part, in this one's order; all ranks must call it."""
+        return Comm(self._mpi.Split(part, self.rank))
+
+    def on_this_host(self) -> Comm:
+        """The communicator of the ranks on the same host; all ranks must call it."""
+        return Comm(self._mpi.Split_type(MPI.COMM_TYPE_SHARED))
 
     def agree(self, facts: str, otherwise: str) -> None:
         """Raise `Refused(otherwise)` on every rank unless all say the same."""
@@ -104,51 +114,78 @@ class Comm:
             raise Refused(said)
         return result  # type: ignore[no-any-return]
 
+    def on_first(self, ranks: int, work: Callable[[Comm], T]) -> T | None:
+        """Do something on the first so many ranks, in a communicator of their own; the others sleep, and get None.
 
-class RowGather:
-    """Collects the rows of a round at root, each straight into its place.
+        All ranks must call it. Those that wait inside MPI keep a core busy, which would slow those at work. A `Refused`
+        of theirs becomes one on every rank.
+        """
+        part = self.split(int(self.rank < ranks))
+        said, result = "", None
+        if self.rank < ranks:
+            try:
+                result = work(part)
+            except Refused as error:
+                said = str(error)
+        part._mpi.Free()
+        self._meet_asleep()
 
-    Root receives into `updates` (n, d), which it may fill itself for the slots it owns; every other rank fills
-    `row(slot)` and sends it as soon as it is ready. One message holds one row, so counts stay small however large
-    n times d is, and no row is copied twice.
+        def complain() -> None:
+            if said:
+                raise FempiError(said)
+
+        self.from_root(complain)
+        return result
+
+    def _meet_asleep(self) -> None:
+        """Return when every rank has come here, and sleep until then."""
+        request = self._mpi.Ibarrier()
+        while not request.Test():
+            time.sleep(_NAP)
+
+
+class Letters:
+    """Numbers that the ranks of a communicator send each other. They lie there until they are read; nobody waits.
+
+    Several threads may send and read, each what others do not read, where `threads_may_speak`.
     """
 
-    def __init__(self, comm: Comm, owners: Int64, d: int) -> None:
-        self._comm = comm
-        self._pending: list[MPI.Request] = []
-        mine = np.flatnonzero(owners == comm.rank)
-        self.updates: Float32 = np.empty((len(owners) if comm.is_root else len(mine), d), np.float32)
-        self._places = {int(slot): int(slot) if comm.is_root else i for i, slot in enumerate(mine)}
-        if comm.is_root:
-            for slot in np.flatnonzero(owners != 0):
-                request = comm._mpi.Irecv(self.updates[slot], source=int(owners[slot]), tag=int(slot))
-                self._pending.append(request)
+    def __init__(self, comm: Comm) -> None:
+        self._mpi = comm._mpi
+        self._sent: list[tuple[int, MPI.Request]] = []
+        self._read: list[int] = []
 
-    @property
-    def slots(self) -> list[int]:
-        """The slots this rank fills."""
-        return list(self._places)
+    def send(self, number: int, *, to: int, about: int) -> None:
+        """Send a number to a rank; what it is about is a number, too."""
+        # The requests, which hold what is sent, are kept until the end: one or two for a run take no room.
+        self._sent.append((to, self._mpi.Isend(np.array([number], np.int64), dest=to, tag=about)))
 
-    def row(self, slot: int) -> Float32:
-        """Where this rank writes the update (d,) of a slot it owns."""
-        row: Float32 = self.updates[self._places[slot]]
-        return row
+    def read(self, about: int) -> list[tuple[int, int]]:
+        """Return sender and number of what has arrived, in each sender's order."""
+        found, status = [], MPI.Status()
+        while letter := self._mpi.Improbe(tag=about, status=status):
+            number = np.empty(1, np.int64)
+            letter.Recv(number)
+            found.append((status.source, int(number[0])))
+            self._read.append(status.source)
+        return found
 
-    def send(self, slot: int) -> None:
-        """Hand a finished row over; it must not change any more."""
-        if not self._comm.is_root:
-            self._pending.append(self._comm._mpi.Isend(self.row(slot), dest=0, tag=slot))
+    def meet(self) -> Callable[[], bool]:
+        """Say that this rank has come so far, without waiting; return what tells whether all have."""
+        return self._mpi.Ibarrier().Test
 
-    def wait(self) -> Float32:
-        """Return when all rows are where they belong; root's result is (n, d)."""
-        MPI.Request.Waitall(self._pending)
-        return self.updates
+    def close(self) -> None:
+        """Return when every letter has been read, the last ones here; all ranks must call it, and send no more."""
+        sent = np.bincount([to for to, _ in self._sent], minlength=self._mpi.size)
+        for _ in range(sum(self._mpi.alltoall(sent.tolist())) - len(self._read)):
+            self._mpi.Recv(np.empty(1, np.int64))
+        MPI.Request.Waitall([request for _, request in self._sent])
+        self._mpi.Barrier()  # a letter of whatever comes next is not to be taken for one of these
 
 
-def gatherv(comm: Comm, rows: Float32, whole: Float32, counts: Int64) -> None:
-    """Gather all ranks' rows at once into root's `whole`, as a yardstick: `counts` says how many numbers each has."""
-    send = rows.ravel()
-    comm._mpi.Gatherv(send, [whole.ravel(), (counts, None)] if comm.is_root else None, root=0)
+def threads_may_speak() -> bool:
+    """Whether several threads may be inside MPI at once."""
+    return bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE)
 
 
 def launch(main: Callable[[Comm], int], *, check: bool = True) -> int:

@@ -66,6 +66,10 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     prox: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """FedProx's mu; 0: FedAvg"""
+    clients_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    """clients of a rank trained at once, which changes results by rounding; "auto": as suits model and device"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """what layers compute in; parameters, updates and tests of the model are float32 in any case"""
 
 
 class Attack(PluginSection):
@@ -91,6 +95,8 @@ class Aggregator(PluginSection):
     """declared Byzantine rows in a round; by default the expected number of malicious ones, rounded up"""
     pre: list[Document] = []
     """pre-aggregators, applied in this order: a name, or a table with a name and hyper-parameters"""
+    layout: Literal["root", "sharded"] = "root"
+    """where a round's updates are judged: on rank 0, or spread over all ranks, by columns, which changes no result"""
 
 
 class Privacy(Section):
@@ -180,11 +186,16 @@ class Config(Section):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of all settings that matter for a record's content: not `record.pack` and `skip_invalid`."""
-        unpacked = self.model_copy(
-            update={"record": self.record.model_copy(update={"pack": True}), "skip_invalid": False}
-        )
-        return hashlib.sha256(unpacked.to_toml().encode()).hexdigest()
+        """SHA-256 of all settings that matter for a record's content.
+
+        Those are not `record.pack`, `aggregator.layout` and `skip_invalid`.
+        """
+        usual = {
+            "record": self.record.model_copy(update={"pack": True}),
+            "aggregator": self.aggregator.model_copy(update={"layout": "root"}),
+            "skip_invalid": False,
+        }
+        return hashlib.sha256(self.model_copy(update=usual).to_toml().encode()).hexdigest()
 
 
 PLUGINS: Mapping[str, tuple[str, str]] = {
@@ -357,6 +368,8 @@ def _describe(error: ValidationError, prefix: tuple[str, ...]) -> list[str]:
         where = ".".join(path)
         if path[:2] == ("privacy", "clip"):
             lines.append(f'privacy.clip: must be a number above 0, "none" or "off", not {detail["input"]!r}')
+        elif path[:2] == ("train", "clients_per_batch"):
+            lines.append(f'train.clients_per_batch: must be a number from 1 up, or "auto", not {detail["input"]!r}')
         elif detail["type"] == "extra_forbidden" and len(path) > 2:
             lines.append(f"{where}: unknown setting")
         elif detail["type"] == "extra_forbidden":

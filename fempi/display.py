@@ -20,7 +20,7 @@ from fempi.check import Verdict, check
 from fempi.config import Config
 from fempi.errors import FempiError
 from fempi.matrix import matrices
-from fempi.progress import Progress, Reporter
+from fempi.progress import Progress, Reporter, Share
 from fempi.runfile import RunFile
 from fempi.schema import PHASES
 from fempi.summary import duration, summarize, tables
@@ -57,10 +57,7 @@ class Display(Reporter):
 
     def started(self, config: Config, done: int, same_software: bool) -> None:
         """Begin a run's bar, or say what it is."""
-        if not same_software:
-            self._say(
-                f"{config.label}: earlier rounds were made by other versions (launches/software); bits may differ"
-            )
+        self._warn(config, same_software)
         self._label, self._rate, self._accuracy, self._began = config.label, 0.0, "", time.monotonic()
         self._cohort = config.train.cohort
         if not self._console.is_terminal:
@@ -110,8 +107,53 @@ class Display(Reporter):
         if records:
             self._say(f"files in {', '.join(sorted({str(path.parent) for path in records}))}")
 
+    def _warn(self, config: Config, same_software: bool) -> None:
+        if not same_software:
+            self._say(
+                f"{config.label}: earlier rounds were made by other versions (launches/software); bits may differ"
+            )
+
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class GroupDisplay(Display):
+    """What the root of one of several groups tells: a plain line for each run, whole, for others print theirs too."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(0)
+        self._place = place
+
+    def started(self, config: Config, done: int, same_software: bool) -> None:
+        """Say so if bits may differ."""
+        self._warn(config, same_software)
+        self._accuracy = ""
+
+    def progressed(self, progress: Progress) -> None:
+        """Keep the accuracy."""
+        if progress.accuracy is not None:
+            self._accuracy = f"accuracy {progress.accuracy:.4f}  "
+
+    def made(self, config: Config, seconds: float) -> None:
+        """Print a run's line."""
+        self._say(f"{config.label}: {self._accuracy}{duration(seconds)}  {self._place}")
+
+    def shared(self, shares: Sequence[Share], seconds: float) -> None:
+        """Print which group has made what, and how busy each was."""
+        runs = sorted(((stint, share) for share in shares for stint in share.stints), key=lambda run: run[0].started)
+        if 0 < len(runs) <= MANY_RUNS:
+            table = Table(header_style="bold", box=box.SIMPLE_HEAD)
+            for heading in ("run", "on", "host", "started", "time"):
+                table.add_column(heading, justify="right" if heading in ("started", "time") else "left")
+            for stint, share in runs:
+                table.add_row(stint.label, share.ranks, share.hosts, duration(stint.started), duration(stint.seconds))
+            self._console.print(table)
+        for share in shares:
+            at_work = sum(stint.seconds for stint in share.stints)
+            runs_made = "1 run" if len(share.stints) == 1 else f"{len(share.stints)} runs"
+            self._say(
+                f"{share.ranks} on {share.hosts}: {runs_made}, at work {at_work / seconds:.0%} of {duration(seconds)}"
+            )
 
 
 def console() -> Console:

@@ -18,9 +18,12 @@ from fempi.aggregators import Context, decide
 from fempi.aggregators.pre import rule_of
 from fempi.algebra import Bool, Float32, Float64, Updates
 from fempi.attacks import Attack, Knowledge, poison, poison_data
-from fempi.config import Config, Privacy
+from fempi.columns import Columns
+from fempi.config import Config, Privacy, Train
 from fempi.datasets.partition import share_out, split
 from fempi.errors import FempiError
+from fempi.models.agreement import require_agreement, suitable
+from fempi.models.batched import BatchedModel
 from fempi.models.flat import FlatModel
 from fempi.problem import Images, Problem, label_counts
 from fempi.rng import stream, torch_seed
@@ -53,6 +56,8 @@ def prepare(config: Config, data_root: Path, device: torch.device) -> Problem:
 
     model = _mend("model", build)
     _mend("model", lambda: model(torch.zeros(1, *image_shape, device=device)))
+    batched = _mend("train.clients_per_batch", lambda: _batched(config.train, model, image_shape))
+    _updates_fit_in_memory(config, model.d)
     attack = _mend("attack", lambda: config.plugin("attack").make(**config.parameters("attack")))
     rule = config.plugin("aggregator")
     sampling_rate = config.train.cohort / config.data.clients
@@ -68,6 +73,7 @@ def prepare(config: Config, data_root: Path, device: torch.device) -> Problem:
         root_examples=torch.from_numpy(parts.root).to(device),
         malicious=_malicious(config, attack),
         model=model,
+        batched=batched,
         attack=attack,
         rule=rule_of(config.aggregator),
         needs_reference="reference" in rule.needs,
@@ -86,9 +92,39 @@ def _fits_in_memory(make: Callable[[], torch.nn.Module]) -> None:
     # A model that looks at values while it is made has none to look at here; it is made, or objects, later.
     with suppress(RuntimeError, NotImplementedError), torch.device("meta"):
         size = 4 * sum(parameter.numel() for parameter in make().parameters())
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if 3 * size > memory:  # the model, its gradient and an update
-        raise ValueError(f"its parameters take {size / 1e9:.1f} GB; this machine has {memory / 1e9:.1f} GB of memory")
+    if 3 * size > _memory():  # the model, its gradient and an update
+        raise ValueError(f"its parameters take {size / 1e9:.1f} GB; this machine has {_memory() / 1e9:.1f} GB")
+
+
+def _updates_fit_in_memory(config: Config, d: int) -> None:
+    """Raise FempiError where root could not hold a round's updates."""
+    size = 4 * config.train.cohort * d
+    if config.aggregator.layout == "root" and size > _memory():
+        raise FempiError(
+            f"a round's updates take {size / 1e9:.1f} GB; this machine has {_memory() / 1e9:.1f} GB. With "
+            'aggregator.layout = "sharded" they are spread over all ranks'
+        )
+
+
+def _memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _batched(options: Train, model: FlatModel, image_shape: tuple[int, ...]) -> BatchedModel | None:
+    """Make what trains several clients at once, if this is wanted; ValueError where it would train them otherwise."""
+    wanted = options.clients_per_batch
+    count = min(options.cohort, suitable(model, image_shape, options.batch_size) if wanted == "auto" else wanted)
+    if wanted == 1 or (wanted == "auto" and count == 1):
+        return None
+    try:
+        batched = BatchedModel(model, count)
+        require_agreement(batched, model, image_shape)
+    except ValueError:
+        if wanted == "auto":
+            return None
+        raise
+    return batched
 
 
 @lru_cache  # the accountant takes seconds for "fixed"
@@ -125,12 +161,20 @@ def _try_attack(problem: Problem) -> None:
     shown = problem.attack.trigger(images.clone())
     if shown is not None and shown.shape != images.shape:
         raise ValueError(f"trigger returned images of shape {tuple(shown.shape)}, not {tuple(images.shape)}")
+    if problem.config.aggregator.layout == "sharded":
+        own = type(problem.attack).poison_updates is not Attack.poison_updates
+        if own and not problem.attack.knows_columns:
+            raise ValueError(
+                'it wants whole updates, which no rank has where aggregator.layout is "sharded"; use "root" (or say '
+                "knows_columns in its class, if some columns will do)"
+            )
     updates, _, context = _made_up(problem)
     knowledge = Knowledge(
         round=1,
         clients=context.clients,
         params=np.zeros(updates.shape[1], np.float32),
         aggregate=lambda rows: rows.mean(axis=0),
+        columns=Columns(updates.shape[1]),
         rng=stream(0, "try"),
     )
     poison(problem.attack, updates, np.arange(len(updates)) % 3 == 0, knowledge)
@@ -139,7 +183,9 @@ def _try_attack(problem: Problem) -> None:
 def _try_rule(problem: Problem) -> None:
     """Let the rule decide on made-up updates, so that it refuses too small a cohort now and not after an hour."""
     rows, reference, context = _made_up(problem)
-    decide(problem.rule, Updates(rows, reference if problem.needs_reference else None), context)
+    columns = Columns(rows.shape[1])
+    columns.spread = problem.config.aggregator.layout == "sharded"
+    decide(problem.rule, Updates(rows, reference if problem.needs_reference else None, columns), context)
 
 
 def _made_up(problem: Problem) -> tuple[Float32, Float32, Context]:

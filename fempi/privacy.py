@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fempi.algebra import BLOCK, Float32, Float64
+from fempi.algebra import Float32, Float64
+from fempi.columns import BLOCK
 from fempi.errors import FempiError
 
 if TYPE_CHECKING:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from fempi.aggregators import Rule
 from fempi.algebra import Bool, Float32, Float64, Int64
 from fempi.attacks import Attack, poison_data
 from fempi.config import Config
+from fempi.models.batched import BatchedModel
 from fempi.models.flat import FlatModel
 from fempi.rng import stream
 
@@ -65,6 +68,8 @@ class Problem:
     malicious: Bool
     """(C,) the truth"""
     model: FlatModel
+    batched: BatchedModel | None
+    """in place of `model` for clients, where several of them are trained at once"""
     attack: Attack
     rule: Rule
     needs_reference: bool
@@ -117,45 +122,55 @@ class Problem:
         out[rng.permutation(active)[:count]] = True
         return out
 
-    def train_client(self, round: int, number: int, params: Tensor, out: Float32) -> float:  # noqa: A002
-        """Train one client from `params` (d,), its data poisoned if it attacks, its update made private.
+    def groups(self, clients: Int64, slots: Sequence[int]) -> list[list[int]]:
+        """Split slots of the cohort into those whose clients are trained at once: one by one, unless batched."""
+        if self.batched is None or not slots:
+            return [[slot] for slot in slots]
+        by_size = sorted(slots, key=lambda slot: -self.num_examples[clients[slot]])  # those of a group end together
+        return [part.tolist() for part in np.array_split(by_size, -(-len(slots) // self.batched.clients))]
 
-        See `client.train`.
+    def train_clients(self, round: int, clients: Int64, params: Tensor, outs: Sequence[Float32]) -> list[float]:  # noqa: A002
+        """Train a group of clients from `params` (d,), write their updates to `outs`, and return their mean losses.
+
+        The data of those that attack are poisoned, and updates are made private. See `client.train`.
         """
+        tasks = [self._task(round, int(number), out) for number, out in zip(clients, outs, strict=True)]
+        if self.batched is None:
+            losses = [self._train(params, task) for task in tasks]
+        else:
+            # A smaller batch is computed as a whole one: what is larger than the largest client would be for nothing.
+            options = self._options | {"batch_size": min(self.config.train.batch_size, int(self.num_examples.max()))}
+            losses = client.train_together(self.batched, params, tasks, **options)
+        if self.mechanism is not None:
+            for number, out in zip(clients, outs, strict=True):
+                privacy.privatize(out, self.mechanism, stream(self.config.seed, "privacy", round, int(number)))
+        return losses
+
+    def _task(self, round: int, number: int, out: Float32) -> client.Task:  # noqa: A002
         examples = torch.from_numpy(self.client_examples[number]).to(self.model.device)
         images, labels = self.images.train_images[examples], self.images.train_labels[examples]
         if self.attacking(round)[number]:
             rng = stream(self.config.seed, "poison data", 0, number)
             images, labels = poison_data(self.attack, images, labels, self.images.num_classes, rng)
-        loss = self._train(params, images, labels, stream(self.config.seed, "train", round, number), out)
-        if self.mechanism is not None:
-            privacy.privatize(out, self.mechanism, stream(self.config.seed, "privacy", round, number))
-        return loss
+        rng = stream(self.config.seed, "train", round, number)
+        return client.Task(images=images, labels=labels, rng=rng, out=out)
 
     def train_reference(self, round: int, params: Tensor) -> Float32:  # noqa: A002
-        """Train the server's reference update (d,) on its root data, just as a client trains."""
+        """Train the server's reference update (d,) on its root data, just as a client trains alone."""
         out = np.empty(self.model.d, np.float32)
         images = self.images.train_images[self.root_examples]
         labels = self.images.train_labels[self.root_examples]
-        self._train(params, images, labels, stream(self.config.seed, "reference", round), out)
+        rng = stream(self.config.seed, "reference", round)
+        self._train(params, client.Task(images=images, labels=labels, rng=rng, out=out))
         return out
 
-    def _train(self, params: Tensor, images: Tensor, labels: Tensor, rng: np.random.Generator, out: Float32) -> float:
-        options = self.config.train
-        return client.train(
-            self.model,
-            params,
-            images,
-            labels,
-            epochs=options.local_epochs,
-            batch_size=options.batch_size,
-            lr=options.lr,
-            momentum=options.momentum,
-            weight_decay=options.weight_decay,
-            prox=options.prox,
-            rng=rng,
-            out=out,
-        )
+    def _train(self, params: Tensor, task: client.Task) -> float:
+        return client.train(self.model, params, task.images, task.labels, rng=task.rng, out=task.out, **self._options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        alike = {"batch_size", "lr", "momentum", "weight_decay", "prox", "precision"}
+        return {"epochs": self.config.train.local_epochs, **self.config.train.model_dump(include=alike)}
 
     def evaluate(self, params: Tensor, rank: int, ranks: int) -> Tested:
         """Test `params` (d,) on this rank's share of the test set: every `ranks`-th batch."""

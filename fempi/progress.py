@@ -21,8 +21,28 @@ class Progress:
     """on the test set, if it was tested"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stint:
+    """A run that a group of ranks has made, or gone on with."""
+
+    label: str
+    started: float
+    """seconds after the groups began"""
+    seconds: float
+    """until its record had its form"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one of several groups of ranks has made."""
+
+    ranks: str
+    hosts: str
+    stints: Sequence[Stint]
+
+
 class Reporter:
-    """Called on root; this one says nothing."""
+    """Called on root, or on the root of each group; this one says nothing."""
 
     def planned(self, target: Path, nbytes: int, done: bool) -> None:
         """A run is to be made, or its finished record was found."""
@@ -41,6 +61,12 @@ class Reporter:
 
     def stopped(self) -> None:
         """A run ended, well or not."""
+
+    def made(self, config: Config, seconds: float) -> None:
+        """A run ended well, and its record has its form."""
+
+    def shared(self, shares: Sequence[Share], seconds: float) -> None:
+        """Several groups have made all runs in so many seconds."""
 
     def finished(self, records: Sequence[Path]) -> None:
         """All runs are made; these are their records."""

@@ -17,9 +17,11 @@ from fempi.aggregators import Context, Decision, State, decide
 from fempi.algebra import Bool, Float32, Int64, Updates, read_only
 from fempi.attacks import Knowledge, poison
 from fempi.checkpoint import Checkpoint
-from fempi.comm import Comm, RowGather
+from fempi.columns import Columns
+from fempi.comm import Comm
 from fempi.description import describe
 from fempi.errors import FempiError
+from fempi.exchange import ColumnGather, Gather, RowGather
 from fempi.placement import Placement, place
 from fempi.problem import Problem, Tested
 from fempi.progress import Progress, Reporter
@@ -45,6 +47,7 @@ def run(
     goes on when it is called again. The reporter hears from root.
     """
     config, model = problem.config, problem.model
+    sharded = config.aggregator.layout == "sharded"
     reporter = reporter or Reporter()
     description = describe(problem, comm)
     evaluated = set(description.layout.evaluated)
@@ -62,10 +65,13 @@ def run(
         return state.round
 
     done = comm.from_root(begin)
+    if sharded:
+        state = comm.from_root(lambda: state)  # every rank judges, so each needs what the rule remembers
     params = state.params
     comm.broadcast(params)
     memory = dict(state.attack)
 
+    clock = Clock()
     for round_ in range(done + 1, config.rounds + 1):
         try:
             step()
@@ -73,7 +79,6 @@ def run(
             if recorder is not None:
                 recorder.keep()
             raise
-        clock = Clock()
         clients = problem.cohort(round_)
         owners = place(
             placement,
@@ -86,32 +91,45 @@ def run(
 
         with clock("train"):
             start = torch.from_numpy(params).to(model.device)
-            gather = RowGather(comm, owners, model.d)
+            gather: Gather = (ColumnGather if sharded else RowGather)(comm, owners, model.d)
             losses = np.zeros(len(clients))
-            for slot in gather.slots:
-                losses[slot] = problem.train_client(round_, int(clients[slot]), start, gather.row(slot))
-                gather.send(slot)
+            for slots in problem.groups(clients, gather.slots):
+                rows = [gather.row(slot) for slot in slots]
+                losses[slots] = problem.train_clients(round_, clients[slots], start, rows)
+                for slot in slots:
+                    gather.send(slot)
             reference = problem.train_reference(round_, start) if comm.is_root and problem.needs_reference else None
 
         with clock("gather"):
             updates = gather.wait()
             losses = comm.sum_to_root(losses)
+            if sharded and problem.needs_reference:
+                reference = np.empty(model.d, np.float32) if reference is None else reference
+                comm.broadcast(reference)
 
-        arrays: dict[str, Any] = {}
-        if comm.is_root:
-            arrays = {"rounds/rank": owners, "rounds/train_loss": losses}
-            judge = partial(_judge, problem, round_, clients, reference, state.rule)
+        arrays: dict[str, Any] = {"rounds/rank": owners, "rounds/train_loss": losses}
+        if gather.judges:
+            judge = partial(_judge, problem, round_, clients, reference, gather.columns, state.rule)
             with clock("attack"):
-                arrays |= attack(problem, round_, clients, updates, params, judge, memory)
+                arrays |= attack(problem, round_, clients, updates, params, gather.columns, judge, memory)
             with clock("aggregate"):
                 received, decision = judge(updates)
                 params = server.apply(params, decision)
             arrays |= evidence(problem, round_, received, decision, arrays["rounds/attacking"])
+            del received
             if reference is not None:
                 arrays["rounds/reference"] = reference
+            state = Checkpoint(
+                round=round_,
+                params=params,
+                rule=decision.state,
+                attack={name: values.copy() for name, values in memory.items()},
+                epsilon=float(problem.epsilon[round_ - 1]),
+            )
 
-        with clock("broadcast"):
-            comm.broadcast(params)
+        if not sharded:
+            with clock("broadcast"):
+                comm.broadcast(params)
 
         scores = None
         if round_ in evaluated:
@@ -127,30 +145,36 @@ def run(
             with clock("record"):
                 recorder.wait()
         arrays["timing/seconds"] = comm.stack_to_root(clock.seconds)
+        clock = Clock()  # writing a round, where anybody waits for it, is part of the next
+        with clock("record"):
+            if sharded and description.layout.keeps_vectors(round_):
+                for name in ("rounds/update", "rounds/trained_update"):  # as the recorder takes them
+                    arrays[name] = gather.whole(arrays[name])
+            if recorder is not None:
+                recorder.write(round_, arrays, state, wait=sharded)
         if recorder is not None:
-            state = Checkpoint(
-                round=round_,
-                params=params,
-                rule=decision.state,
-                attack={name: values.copy() for name, values in memory.items()},
-                epsilon=float(problem.epsilon[round_ - 1]),
-            )
-            recorder.write(round_, arrays, state)
             accuracy = scores.accuracy if scores is not None else None
             reporter.progressed(Progress(round=round_, rounds=config.rounds, made=round_ - done, accuracy=accuracy))
+        del gather, updates, arrays  # the next round's rows come before these names would be used again
 
     if recorder is not None:
         recorder.finish(params)
 
 
 Judge = Callable[[Float32], tuple[Updates, Decision]]
-"""Rows (n, d) to what the server makes of them in this round."""
+"""The columns at hand of rows (n, ...) to what the server makes of them in this round."""
 
 
 def _judge(
-    problem: Problem, round_: int, clients: Int64, reference: Float32 | None, state: State, rows: Float32
+    problem: Problem,
+    round_: int,
+    clients: Int64,
+    reference: Float32 | None,
+    columns: Columns,
+    state: State,
+    rows: Float32,
 ) -> tuple[Updates, Decision]:
-    received = Updates(rows, reference)
+    received = Updates(rows, reference, columns)
     context = Context(
         round=round_,
         clients=clients,
@@ -168,12 +192,13 @@ def attack(
     clients: Int64,
     updates: Float32,
     params: Float32,
+    columns: Columns,
     judge: Judge,
     memory: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-    """Put what attacking clients send in place of what they trained, in `updates` (n, d); return both as evidence.
+    """Put what attacking clients send in place of what they trained, in `updates` (n, columns at hand).
 
-    `memory` is the attack's own, and it may change it.
+    Return both as evidence. `memory` is the attack's own, and it may change it.
     """
     malicious, attacking = problem.malicious[clients], problem.attacking(round_)[clients]
     trained = updates[malicious]
@@ -181,14 +206,15 @@ def attack(
     def would_be(rows: Float32) -> Float32:
         update = judge(rows)[1].update
         assert update is not None, "decide() fills in the update"
-        return update
+        return update[columns.here]
 
     if attacking.any():
         knowledge = Knowledge(
             round=round_,
             clients=clients,
-            params=params,
+            params=params[columns.here],
             aggregate=would_be,
+            columns=columns,
             rng=stream(problem.config.seed, "attack", round_),
             memory=memory,
         )

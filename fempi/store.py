@@ -48,7 +48,8 @@ from fempi.schema import (
 )
 from fempi.sketch import Sketch
 
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, Any]
+"""By path, arrays; rows of updates may come from an iterator"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +94,26 @@ class Recorder:
             last, self._last = self._last, None
             last.result()
 
-    def write(self, round: int, arrays: Arrays, state: Checkpoint | None = None) -> None:  # noqa: A002 - the field's word
+    def write(
+        self,
+        round: int,  # noqa: A002 - the field's word
+        arrays: Arrays,
+        state: Checkpoint | None = None,
+        *,
+        wait: bool = False,
+    ) -> None:
         """Hand over a round's arrays by their paths, without the leading dimension, and what the next one depends on.
 
-        They must not change any more. Fields of an evaluation that did not take place are left out.
+        They must not change any more. Fields of an evaluation that did not take place are left out. With `wait` the
+        round is committed on return, and by this thread: the only one that may ask other ranks for their part of a row.
         """
         self.wait()
         if state is not None:
             state = dataclasses.replace(state, seconds=time.monotonic() - self._began)
-        self._last = self._thread.submit(self._commit, round, arrays, state)
+        if wait:
+            self._commit(round, arrays, state)
+        else:
+            self._last = self._thread.submit(self._commit, round, arrays, state)
 
     def keep(self) -> None:
         """Return when the last round handed over is committed, and a checkpoint too, whatever its turn."""
@@ -148,12 +160,10 @@ class Recorder:
             error.add_note(f"round {round} could not be recorded; the rounds before it are safe in {self.folder}")
             raise
 
-    def _write_vectors(
-        self, file: h5py.File, f: Field, values: np.ndarray, rows: np.ndarray | None, sums: RoundSums
-    ) -> None:
+    def _write_vectors(self, file: h5py.File, f: Field, values: Any, rows: np.ndarray | None, sums: RoundSums) -> None:
         shape = self._layout.shape(f)[1:]
         dataset = file.create_dataset(f.path, shape, self._layout.dtype(f), chunks=_chunks(shape), fillvalue=f.fill)
-        if values.ndim == 1:
+        if len(shape) == 1:
             encoded = self._encode(values)
             dataset[...] = encoded
             sums.add(f, encoded)

@@ -1,11 +1,13 @@
-"""All runs of a configuration file, one after another, each to a packed file of its own."""
+"""All runs of a configuration file, one after another or a few at once, each to a packed file of its own."""
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,16 +15,16 @@ from pathlib import Path
 import torch
 
 from fempi import lock, store
-from fempi.comm import Comm
+from fempi.comm import Comm, Refused
 from fempi.config import Config
 from fempi.description import expected_bytes
 from fempi.errors import FempiError
+from fempi.groups import Groups
 from fempi.placement import Placement
 from fempi.prepare import prepare
 from fempi.progress import Reporter
 from fempi.run import run
 from fempi.runfile import MASTER, RunFile, folder_of, lock_of
-from fempi.signals import Interrupted, Stop
 from fempi.watchdog import Watchdog
 
 
@@ -47,10 +49,9 @@ class Options:
 
 def run_all(
     configs: Sequence[Config],
-    comm: Comm,
+    groups: Groups,
     options: Options,
     reporter: Reporter,
-    stop: Stop,
 ) -> list[Path | None]:
     """Make every run whose record is not there yet, and return the records, in order.
 
@@ -58,30 +59,32 @@ def run_all(
     Everything that can be known to fail is refused before anything is written: plugins that object to their settings,
     records in the way, a disk too small. Raises `Interrupted` on all ranks together if any of them was asked to stop.
     """
+    comm = groups.world
+
+    def settle(each: tuple[Config, Path]) -> Path | None:
+        try:
+            return _settled(*each, groups, options, reporter, watchdog)
+        except Refused as error:
+            raise Refused(f"{each[0].label}: {error}" if len(configs) > 1 else str(error)) from error
+
     with Watchdog(options.watchdog_seconds, f"rank {comm.rank} of {comm.size} on {comm.host}") as watchdog:
-
-        def step() -> None:
-            watchdog.pat()
-            if asked := comm.largest(stop.asked):
-                name = signal.Signals(asked).name
-                raise Interrupted(f"stopped by {name}; `fempi resume` goes on, or the same command without --force")
-
         comm.agree(
             " ".join(config.hash for config in configs),
             otherwise="the ranks have read different configurations or plugin files; are they all on one disk?",
         )
-        sizes, refused = comm.together(lambda: _try_all(configs, options, comm.size, watchdog))
+        sizes, refused, digest = comm.together(lambda: _try_all(configs, options, groups, watchdog))
         comm.agree(
             " ".join(refused),
             otherwise="some runs can be prepared on some ranks only: is the data the same on every host, or a device "
             "short of memory?",
         )
+        comm.agree(digest, otherwise=_DIFFERENT)
         for config in configs:
-            if config.label in refused:
+            if comm.is_root and config.label in refused:
                 reporter.skipped(config, refused[config.label])
         configs = [config for config in configs if config.label not in refused]
         targets = [options.target_of(config) for config in configs]
-        done = comm.from_root(lambda: plan(configs, targets, sizes, options))
+        done = comm.from_root(lambda: plan(configs, targets, sizes, options, at_once=groups.count))
         if comm.is_root:
             for target, nbytes, record in zip(targets, sizes, done, strict=True):
                 reporter.planned(record or target, nbytes, done=record is not None)
@@ -89,41 +92,44 @@ def run_all(
         left = list(zip(configs, targets, strict=True))
         while left:
             try:
-                for config, target in left:
-                    records[target] = _settled(config, target, comm, options, reporter, step, watchdog)
+                made = groups.share(left, settle, watchdog)
             finally:
                 reporter.stopped()
+            records |= {target: record for (_, target), record in zip(left, made, strict=True)}
             before, left = left, [(config, target) for config, target in left if records[target] is None]
             if len(left) == len(before):
                 break  # all of them were held in one go; others may have come free since they were passed over
             options = replace(options, force=False)  # what another job has made meanwhile is new
         for config, target in left if comm.is_root else []:
             reporter.left(config, lock.holder(lock_of(folder_of(target))) or "another job")
+        if comm.is_root and groups.count > 1:
+            reporter.shared(groups.shares, groups.seconds)
         return list(records.values())
 
 
+_DIFFERENT = "the ranks have built different problems: is the data the same on every host, or is a plugin random?"
+
+
 def _settled(
-    config: Config,
-    target: Path,
-    comm: Comm,
-    options: Options,
-    reporter: Reporter,
-    step: Callable[[], None],
-    watchdog: Watchdog,
+    config: Config, target: Path, groups: Groups, options: Options, reporter: Reporter, watchdog: Watchdog
 ) -> Path | None:
-    """Bring a run to its end and its record into the form that was asked for; None if another job is at it."""
-    folder = folder_of(target)
+    """Bring a run to its end and its record into the form that was asked for; None if another job is at it.
+
+    All ranks of one group call it.
+    """
+    folder, comm, began, made = folder_of(target), groups.comm, time.monotonic(), False
+
+    def step() -> None:
+        watchdog.pat()
+        groups.heed()
+
     step()
     with _claimed(target, comm, options.force) as claimed:
         if not claimed:
             return None
         if comm.from_root(lambda: _found(config, target)) is None:
-            problem = prepare(config, options.data_root, options.device)
-            comm.agree(
-                problem.digest,
-                otherwise="the ranks have built different problems: is the data the same on every host, or is a plugin "
-                "random?",
-            )
+            problem = comm.together(lambda: prepare(config, options.data_root, options.device))
+            comm.agree(problem.digest, otherwise=_DIFFERENT)
             run(
                 problem,
                 comm,
@@ -134,11 +140,16 @@ def _settled(
                 reporter=reporter,
             )
             reporter.stopped()
+            made = True
             step()  # packing may take long; whoever was asked to stop need not wait for it
         watchdog.rest()  # how long packing takes depends on the disk, not on the ranks
+        groups.rest()
         record = comm.from_root(lambda: _settle(config, target))
         watchdog.pat()
-        return record
+    if made:
+        groups.made(config.label, began)
+        reporter.made(config, time.monotonic() - began)
+    return record
 
 
 @contextmanager
@@ -179,31 +190,45 @@ def _settle(config: Config, target: Path) -> Path:
 
 
 def _try_all(
-    configs: Sequence[Config], options: Options, ranks: int, watchdog: Watchdog
-) -> tuple[list[int], dict[str, str]]:
+    configs: Sequence[Config], options: Options, groups: Groups, watchdog: Watchdog
+) -> tuple[list[int], dict[str, str], str]:
     """Prepare every run once; return the sizes of their records, and why those are refused that may be skipped.
 
+    Where several groups make the runs, also a digest of all that was built: no run then brings all ranks together.
     FempiError says of all others what is wrong with them, and if nothing is left.
     """
-    sizes, problems, refused = [], [], {}
-    for config in configs:
+
+    def attempt(config: Config) -> tuple[int, str, str]:
         watchdog.pat()
         try:
-            sizes.append(expected_bytes(prepare(config, options.data_root, options.device), ranks))
+            problem = prepare(config, options.data_root, options.device)
         except FempiError as error:
-            if config.skip_invalid:
-                refused[config.label] = str(error)
-                continue
-            problems.append(str(error) if len(configs) == 1 else f"{config.label}: {error}")
+            return 0, "", str(error)
+        return expected_bytes(problem, groups.size), problem.digest if groups.count > 1 else "", ""
+
+    sizes, problems, refused, digests = [], [], {}, hashlib.sha256()
+    for config, (size, digest, wrong) in zip(configs, groups.divide(configs, attempt), strict=True):
+        if not wrong:
+            sizes.append(size)
+            digests.update(digest.encode())
+        elif config.skip_invalid:
+            refused[config.label] = wrong
+        else:
+            problems.append(wrong if len(configs) == 1 else f"{config.label}: {wrong}")
     if not sizes:
         problems += refused.values()
     if problems:
         raise FempiError("\n".join(dict.fromkeys(problems)))
-    return sizes, refused
+    return sizes, refused, digests.hexdigest()
 
 
 def plan(
-    configs: Sequence[Config], targets: Sequence[Path], sizes: Sequence[int], options: Options
+    configs: Sequence[Config],
+    targets: Sequence[Path],
+    sizes: Sequence[int],
+    options: Options,
+    *,
+    at_once: int = 1,
 ) -> list[Path | None]:
     """Return the records that are there already; raise FempiError if something is in the way of the others."""
     found: list[Path | None] = []
@@ -213,11 +238,12 @@ def plan(
             continue
         _can_be_written(target)
         found.append(None if options.force else _found(config, target))
-    # A run's folder and its packed file are there at the same time, for one run at a time.
+    # A run's folder and its packed file are there at the same time, for as many runs as are made at once.
     to_make = [(c, size) for c, size, record in zip(configs, sizes, found, strict=True) if record is None]
     folders = [size + c.rounds * _ROUND_FILE for c, size in to_make]
     packed = sum(size if c.record.pack else folder for (c, size), folder in zip(to_make, folders, strict=True))
-    needed = packed + max((f for (c, _), f in zip(to_make, folders, strict=True) if c.record.pack), default=0)
+    also = heapq.nlargest(at_once, (f for (c, _), f in zip(to_make, folders, strict=True) if c.record.pack))
+    needed = packed + sum(also)
     begun = [folder_of(target) for target, record in zip(targets, found, strict=True) if record is None]
     free = shutil.disk_usage(nearest(options.output)).free + sum(map(store.size, begun))
     if needed > free:

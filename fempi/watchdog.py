@@ -26,15 +26,15 @@ class Watchdog:
     """
 
     def __init__(self, seconds: int, who: str) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._who = who
         self._deadline = float("inf")
         self._changed = threading.Condition()
 
     def pat(self) -> None:
         """Start anew."""
-        self._set(time.monotonic() + self._seconds)
-        faulthandler.dump_traceback_later(self._seconds + _BACKSTOP, exit=True)
+        self._set(time.monotonic() + self.seconds)
+        faulthandler.dump_traceback_later(self.seconds + _BACKSTOP, exit=True)
 
     def rest(self) -> None:
         """Do nothing until the next pat."""
@@ -67,7 +67,7 @@ class Watchdog:
                 self._changed.wait(left if left < threading.TIMEOUT_MAX else None)
             else:
                 return
-        print(f"fempi: {self._who} made no progress in {self._seconds} s; it was here:", file=sys.stderr)
+        print(f"fempi: {self._who} made no progress in {self.seconds} s; it was here:", file=sys.stderr)
         faulthandler.dump_traceback(all_threads=True)
         sys.stderr.flush()
         time.sleep(_GRACE)

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fempi.algebra import BLOCK, Float32, Float64, Updates, cosines, distances
+from fempi.algebra import Float32, Float64, Updates, cosines, distances
+from fempi.columns import BLOCK
 from fempi.rng import stream
 
 LONG = 3 * BLOCK + 17

@@ -1,5 +1,7 @@
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fempi.algebra import Float32
-from fempi.client import train
+from fempi.client import Task, train, train_together
+from fempi.models.batched import BatchedModel
 from fempi.models.flat import FlatModel
 from fempi.rng import stream
 
@@ -192,3 +195,111 @@ def test_training_starts_from_the_parameters_given() -> None:
     model.params.fill_(7)
     model.gradient().fill_(np.nan)
     np.testing.assert_array_equal(trained(model, params).update, expected)
+
+
+SIZES = [23, 5, 1, 40, 12, 23]
+"""Examples of clients that are trained together: whole batches, less than one, other numbers of steps."""
+OPTIONS = [{}, {"momentum": 0.9}, {"weight_decay": 0.1}, {"prox": 0.5}]
+OPTIONS += [{"momentum": 0.5, "weight_decay": 0.2, "prox": 0.3}]
+
+
+def convolutional(dropout: float) -> FlatModel:
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(1, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.GELU(), nn.MaxPool2d(2), nn.Flatten()]
+    return FlatModel(nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(24, 4)), CPU)
+
+
+def examples(client: int) -> tuple[Tensor, Tensor]:
+    rng = stream(0, "data", 0, client)
+    images = torch.from_numpy(rng.integers(0, 256, (SIZES[client], 1, 4, 4), np.uint8))
+    return images, torch.from_numpy(rng.integers(0, 4, SIZES[client]))
+
+
+def together(
+    model: FlatModel, whom: Sequence[int], *, epochs: int = EPOCHS, batch_size: int = BATCH, **options: Any
+) -> dict[int, Trained]:
+    tasks = []
+    for client in whom:
+        images, labels = examples(client)
+        out = np.full(model.d, np.nan, np.float32)
+        tasks.append(Task(images=images, labels=labels, rng=stream(client, "train"), out=out))
+    batched = BatchedModel(model, max(len(whom), 2))
+    options |= {"epochs": epochs, "batch_size": batch_size, "lr": LR}
+    losses = train_together(batched, model.params.clone(), tasks, **options)
+    return {client: Trained(update=task.out, loss=loss) for client, task, loss in zip(whom, tasks, losses, strict=True)}
+
+
+def alone(model: FlatModel, client: int, *, epochs: int = EPOCHS, batch_size: int = BATCH, **options: Any) -> Trained:
+    params, result = model.params.clone(), Trained(update=np.full(model.d, np.nan, np.float32))
+    rng = stream(client, "train")
+    options |= {"epochs": epochs, "batch_size": batch_size, "lr": LR}
+    result.loss = train(model, params, *examples(client), rng=rng, out=result.update, **options)
+    model.params.copy_(params)
+    return result
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("make", [some_model, convolutional])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_together_clients_learn_what_they_learn_alone(
+    make: Callable[[float], FlatModel], dropout: float, options: dict[str, float]
+) -> None:
+    model = make(dropout)
+    found = together(model, range(len(SIZES)), **options)
+    for client, result in found.items():
+        expected = alone(model, client, **options)
+        np.testing.assert_allclose(result.update, expected.update, rtol=0, atol=5e-6)
+        assert result.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert np.abs(result.update).max() > 0.005
+
+
+@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[-1]])
+@pytest.mark.parametrize("make", [some_model, convolutional])
+def test_a_clients_bits_depend_neither_on_the_others_nor_on_its_place(
+    make: Callable[[float], FlatModel], options: dict[str, float]
+) -> None:
+    model, found = make(0.5), {}
+    for whom in ([0, 1, 2, 3, 4, 5], [5, 3, 1], [2, 4, 1, 0], [0, 5], *([client] for client in range(6))):
+        for client, result in together(model, whom, **options).items():
+            first = found.setdefault(client, result)
+            np.testing.assert_array_equal(result.update, first.update)
+            assert result.loss == first.loss
+
+
+@pytest.mark.parametrize("batch_size", [1, 12, 40, 100])
+def test_together_any_batch_size_works(batch_size: int) -> None:
+    model = some_model()
+    for client, result in together(model, range(len(SIZES)), batch_size=batch_size).items():
+        expected = alone(model, client, batch_size=batch_size)
+        np.testing.assert_allclose(result.update, expected.update, rtol=0, atol=5e-6)
+
+
+def test_a_client_that_diverges_takes_nobody_along() -> None:
+    model = FlatModel(nn.Sequential(nn.Flatten(), nn.Linear(16, 4, bias=False)), CPU)
+    outs = [np.full(model.d, np.nan, np.float32) for _ in range(2)]
+    tasks = [
+        Task(
+            images=torch.full((count, 1, 4, 4), value, dtype=torch.uint8),
+            labels=torch.arange(count) % 4,
+            rng=stream(value, "train"),
+            out=out,
+        )
+        for count, value, out in zip((10, 7), (255, 0), outs, strict=True)
+    ]
+    train_together(BatchedModel(model, 2), model.params.clone(), tasks, epochs=1, batch_size=5, lr=1e38)
+    assert not np.isfinite(outs[0]).all()
+    assert not outs[1].any()  # black images teach such a model nothing
+
+
+@pytest.mark.parametrize("width", [12, 3000])  # a layer whose gradient is formed, and one whose is not
+def test_in_half_precision_training_learns_nearly_the_same(width: int) -> None:
+    model = some_model(width=width)
+    for client in (0, 3):
+        exact, rough = alone(model, client), alone(model, client, precision="bfloat16")
+        batched = together(model, [client], precision="bfloat16")[client]
+        for result in (rough, batched):
+            assert (result.update != exact.update).any()
+            assert result.update.dtype == np.float32
+            away = np.linalg.norm(result.update - exact.update) / np.linalg.norm(exact.update)
+            assert away < 0.05
+            assert result.loss == pytest.approx(exact.loss, rel=0.02)

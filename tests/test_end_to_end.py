@@ -133,15 +133,15 @@ def same_bits(a, b):
 
 @pytest.fixture(scope="session")
 def jobs(tmp_path_factory):
-    """Return a function that runs the six arms once for each number of ranks and placement."""
+    """Return a function that runs the six arms once for each number of ranks, placement and layout."""
     root = tmp_path_factory.mktemp("six")
     config = write(root, SIX_ARMS)
 
     @cache
-    def job(ranks, placement):
-        folder = root / f"{ranks}-{placement}"
+    def job(ranks, placement, layout="root"):
+        folder = root / f"{ranks}-{placement}-{layout}"
         folder.mkdir()
-        return fempi(folder, ranks, config, "--placement", placement)
+        return fempi(folder, ranks, config, "--placement", placement, "--set", f'aggregator.layout="{layout}"')
 
     yield job
     shutil.rmtree(root)
@@ -151,9 +151,9 @@ def jobs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize(("ranks", "placement"), JOBS[1:])
-def test_every_bit_is_that_of_one_rank(ranks, placement, arm, jobs):
-    one, many = jobs(1, "balanced"), jobs(ranks, placement)
+@pytest.mark.parametrize("job", [*JOBS[1:], *((ranks, "balanced", "sharded") for ranks in (1, 2, 3, 4))])
+def test_every_bit_is_that_of_one_rank(job, arm, jobs):
+    one, many = jobs(1, "balanced"), jobs(*job)
     assert one.returncode == many.returncode == 0, many.output
     expected, got = arrays(one.folder / f"{arm}.h5"), arrays(many.folder / f"{arm}.h5")
     assert expected.keys() == got.keys()

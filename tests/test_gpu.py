@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fempi.client import train
+from fempi.client import Task, train, train_together
+from fempi.models.batched import BatchedModel
 from fempi.models.cnn_small import cnn_small
 from fempi.models.flat import FlatModel
 from fempi.rng import stream
@@ -34,3 +35,25 @@ def test_training_on_a_gpu_agrees_with_the_cpu_to_single_precision():
             out=updates[device],
         )
     np.testing.assert_allclose(updates["cuda"], updates["cpu"], rtol=1e-3, atol=1e-6)
+
+
+@needs_gpu
+@pytest.mark.parametrize(("precision", "rtol"), [("float32", 1e-2), ("bfloat16", 0.1)])
+def test_clients_trained_together_on_a_gpu_agree_with_the_cpu(precision, rtol):
+    torch.manual_seed(0)
+    sizes = (40, 25, 10)
+    data = [(torch.randint(0, 256, (m, 1, 28, 28), dtype=torch.uint8), torch.randint(0, 10, (m,))) for m in sizes]
+    updates = {}
+    for device in ("cpu", "cuda"):
+        model = FlatModel(cnn_small((1, 28, 28), 10), torch.device(device))
+        if device == "cpu":
+            start = model.params.clone()
+        updates[device] = np.empty((len(sizes), model.d), np.float32)
+        tasks = [
+            Task(images=images.to(device), labels=labels.to(device), rng=stream(1, "train", 0, i), out=out)
+            for i, ((images, labels), out) in enumerate(zip(data, updates[device], strict=True))
+        ]
+        how = {"epochs": 1, "batch_size": 10, "lr": 0.01, "precision": precision if device == "cuda" else "float32"}
+        train_together(BatchedModel(model, 3), start.to(device), tasks, **how)
+    away = np.linalg.norm(updates["cuda"] - updates["cpu"], axis=1) / np.linalg.norm(updates["cpu"], axis=1)
+    assert (away < rtol).all()

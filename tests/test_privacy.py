@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fempi.algebra import BLOCK, Float32
+from fempi.algebra import Float32
+from fempi.columns import BLOCK
 from fempi.errors import FempiError
 from fempi.privacy import Mechanism, Sampling, noise_multiplier_for, privatize, spent
 from fempi.rng import stream

@@ -67,7 +67,7 @@ def test_a_malicious_client_that_pauses_trains_as_an_honest_one() -> None:
     start = honest.model.params.clone()
     for round_ in (1, 2):
         for problem, row in zip((paused, honest), rows, strict=True):
-            problem.train_client(round_, number, start, row)
+            problem.train_clients(round_, np.array([number]), start, [row])
         assert np.array_equal(*rows) == (round_ == 1)
 
 
@@ -77,7 +77,7 @@ def test_private_clients_send_clipped_and_noisy_updates() -> None:
     rows = np.zeros((3, plain.model.d), np.float32)
     start = plain.model.params.clone()
     for problem, row in zip((plain, clipped, noisy), rows, strict=True):
-        problem.train_client(1, 0, start, row)
+        problem.train_clients(1, np.array([0]), start, [row])
     assert np.linalg.norm(rows[0]) > 0.006
     np.testing.assert_allclose(rows[1], rows[0] * (0.005 / np.linalg.norm(rows[0])), rtol=1e-5, atol=1e-9)
     np.testing.assert_allclose((rows[2] - rows[1]).std(), 0.01, rtol=0.2)

@@ -18,17 +18,20 @@ def mean_of_places(updates: Updates, count: int, first: Callable[[Float32], Int6
     `first` tells from sorted columns (n, width) at which place (width,) to begin. Trust is the share of the coordinates
     in which the row's value was taken; rows with equal values share the places of these.
     """
-    n = updates.n
-    update, taken = np.empty(updates.d, np.float32), np.zeros(n)
-    for columns, block in updates.blocks():
-        width = block.shape[1]
-        padded = np.empty((n + 2, width), np.float32)
+
+    def of_block(_: slice, block: Float32) -> tuple[Float64, Float64]:
+        n, width = block.shape
+        # Rows a power of two apart would share one set of the cache, and sorting take ten times as long.
+        padded = np.empty((n + 2, width + 16), np.float32)[:, :width]
         padded[0], padded[-1] = -np.inf, np.inf
         ordered = padded[1:-1]
-        ordered[:] = np.sort(_columns(block), axis=1).T  # several times faster than along axis 0
+        ordered[:] = block
+        ordered.sort(axis=0)
         start = first(ordered)
-        update[columns] = _sum_of_places(ordered, start, count) / count
-        taken += _in_lowest(start + count, block, padded) - _in_lowest(start, block, padded)
+        taken = _in_lowest(start + count, block, padded) - _in_lowest(start, block, padded)
+        return _sum_of_places(ordered, start, count) / count, taken
+
+    update, taken = updates.fold(of_block)
     taken /= updates.d
     return Decision(weights=taken / taken.sum(), trust=taken, selected=taken > 0, update=update)
 
@@ -62,14 +65,6 @@ def _sum_of_places(ordered: Float32, start: Int64, count: int) -> Float64:
         values = np.where((start <= places) & (places < start + count), ordered, 0)
     total: Float64 = values.sum(axis=0, dtype=np.float64)
     return total
-
-
-def _columns(block: Float32) -> Float32:
-    """Transpose a block, from rows that are no power of two apart: a cache would keep all these in one of its sets."""
-    n, width = block.shape
-    apart = np.empty((n, width + 16), np.float32)[:, :width]
-    apart[:] = block
-    return np.ascontiguousarray(apart.T)
 
 
 def _in_lowest(count: Int64, block: Float32, padded: Float32) -> Float64:

@@ -56,9 +56,6 @@ def squared_projections(sample: Float64) -> Float64:
 
 def _subsamples(updates: Updates, count: int, size: int, rng: np.random.Generator) -> Float64:
     """Return `count` draws of `size` different coordinates of all rows, (count, n, size), in one pass over the rows."""
-    drawn = np.stack([rng.choice(updates.d, size, replace=False, shuffle=False) for _ in range(count)])
-    samples = np.empty((count, updates.n, size))
-    for columns, block in updates.blocks():
-        draw, place = np.nonzero((drawn >= columns.start) & (drawn < columns.stop))
-        samples[draw, :, place] = block[:, drawn[draw, place] - columns.start].T
-    return samples
+    drawn = [rng.choice(updates.d, size, replace=False, shuffle=False) for _ in range(count)]
+    samples = updates.at(np.concatenate(drawn)).reshape(updates.n, count, size)
+    return samples.transpose(1, 0, 2).astype(np.float64, order="C")

@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from fempi.aggregators import Context, Decision, State, require_clients
-from fempi.algebra import BLOCK, Bool, Float32, Float64, Int64, Updates, shares
+from fempi.algebra import Bool, Float32, Float64, Int64, Updates, shares
+from fempi.columns import BLOCK
 from fempi.registry import register
 
 REFERENCES = 100

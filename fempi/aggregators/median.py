@@ -29,8 +29,9 @@ def median(updates: Updates, context: Context) -> Decision:
 
 
 def _distances_to(vector: Float32, updates: Updates) -> Float64:
-    squares = np.zeros(updates.n)
-    for columns, block in updates.blocks():
+    def squares(columns: slice, block: Float32) -> Float64:
         differences = np.subtract(block, vector[columns], dtype=np.float64)
-        squares += np.einsum("ij,ij->i", differences, differences)
-    return np.sqrt(squares)
+        total: Float64 = np.einsum("ij,ij->i", differences, differences)
+        return total
+
+    return np.sqrt(updates.sum(squares))

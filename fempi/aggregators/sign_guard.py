@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from fempi.aggregators import Context, Decision
-from fempi.algebra import Bool, Float64, Updates, clipped, shares
+from fempi.algebra import Bool, Float32, Float64, Int64, Updates, clipped, shares
 from fempi.registry import register
 
 
@@ -55,12 +55,12 @@ def _sign_shares(updates: Updates, size: int, rng: np.random.Generator) -> Float
     """Shares (n, 3) of positive, zero and negative signs among `size` coordinates."""
     chosen = np.zeros(updates.d, bool)
     chosen[rng.choice(updates.d, size, replace=False, shuffle=False)] = True
-    counts = np.zeros((updates.n, 3))
-    for columns, block in updates.blocks():
+
+    def counts(columns: slice, block: Float32) -> Int64:
         sample = block[:, chosen[columns]]
-        for k, has_sign in enumerate((sample > 0, sample == 0, sample < 0)):
-            counts[:, k] += has_sign.sum(axis=1)
-    return counts / size
+        return np.stack([has_sign.sum(axis=1) for has_sign in (sample > 0, sample == 0, sample < 0)], axis=1)
+
+    return updates.sum(counts) / size
 
 
 def _in_largest_cluster(features: Float64, *, least_bandwidth: float) -> Bool:

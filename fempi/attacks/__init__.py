@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fempi.algebra import Bool, Float32, Int64, Updates, read_only
+from fempi.columns import Columns
 
 if TYPE_CHECKING:  # rows are numpy's; only an attack on the data touches torch
     from torch import Tensor
@@ -20,7 +21,10 @@ if TYPE_CHECKING:  # rows are numpy's; only an attack on the data touches torch
 
 @dataclass(frozen=True, kw_only=True)
 class Knowledge:
-    """What the adversary knows in a round, besides the updates."""
+    """What the adversary knows in a round, besides the updates.
+
+    d are the columns at hand, which are all but in the layout "sharded": there, every rank knows those it has.
+    """
 
     round: int
     clients: Int64
@@ -29,10 +33,12 @@ class Knowledge:
     """(d,) the model that was broadcast"""
     aggregate: Callable[[Float32], Float32]
     """(n, d) rows to the (d,) update that the server's rule would make of them in this round; as costly as the rule"""
+    columns: Columns
+    """which columns are at hand, and what makes one sum of what is found in each block of them"""
     rng: np.random.Generator
     memory: dict[str, np.ndarray] = field(default_factory=dict)
     """what the attack wants to know in later rounds: named arrays that it may put in, change and take out, and that a
-    checkpoint keeps; an attribute of the attack would be lost"""
+    checkpoint keeps; an attribute of the attack would be lost. All ranks must put in the same: no columns"""
 
 
 class Attack:
@@ -42,6 +48,9 @@ class Attack:
     """
 
     malicious_clients_exist = True
+    knows_columns = False
+    """Whether `poison_updates` can do with some columns of all updates: what it makes of a column depends on that
+    column and on what `knowledge.columns` says of all of them. Otherwise the layout "sharded" is refused."""
 
     def poison_data(
         self, images: Tensor, labels: Tensor, num_classes: int, rng: np.random.Generator
@@ -55,7 +64,8 @@ class Attack:
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Return the (k, d) float32 rows that the k malicious clients send.
 
-        `updates` (n, d) is what all clients trained, honest and malicious; it must not be changed.
+        `updates` (n, d) is what all clients trained, honest and malicious; it must not be changed. With
+        `knows_columns`, d are the columns at hand, and all ranks that have some call this together.
         """
         return updates[malicious]
 
@@ -71,18 +81,18 @@ class Attack:
         return float("nan")
 
 
-def honest(updates: Float32, malicious: Bool) -> Float32:
+def honest(updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
     """Return the rows of `honest_rows`."""
-    return updates[honest_rows(updates, malicious)]
+    return updates[honest_rows(updates, malicious, knowledge)]
 
 
-def honest_rows(updates: Float32, malicious: Bool) -> Int64:
+def honest_rows(updates: Float32, malicious: Bool, knowledge: Knowledge) -> Int64:
     """Return which rows are not malicious; where all are, every row as it was trained.
 
     Of these, those that are finite, if any: a client that diverged must not spoil the attack.
     """
     there = np.flatnonzero(~malicious | malicious.all())
-    finite = Updates(updates).finite[there]
+    finite = Updates(updates, columns=knowledge.columns).finite[there]
     return there[finite] if finite.any() else there
 
 

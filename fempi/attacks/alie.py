@@ -6,11 +6,9 @@ Baruch, Baruch, Goldberg: A Little Is Enough: Circumventing Defenses For Distrib
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import numpy as np
-
 from fempi.algebra import Bool, Float32
 from fempi.attacks import Attack, Knowledge, honest
-from fempi.attacks.collusion import everybody, spread
+from fempi.attacks.collusion import everybody, mean_of, spread
 from fempi.registry import register
 
 
@@ -28,11 +26,13 @@ class Alie(Attack):
 
     z: float | None = None
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Step away from the mean."""
-        rows = honest(updates, malicious)
+        rows = honest(updates, malicious, knowledge)
         z = z_max(len(updates), int(malicious.sum())) if self.z is None else self.z
-        mean = rows.mean(axis=0, dtype=np.float64)
+        mean = mean_of(rows)
         return everybody(mean - z * spread(rows, mean), malicious)
 
 

@@ -54,6 +54,8 @@ class Backdoor(Attack):
         new[marked] = self.target
         return poisoned, labels.new_tensor(new)
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Boost what was trained, for model replacement; otherwise send it as it is."""
         own = updates[malicious]

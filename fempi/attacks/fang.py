@@ -11,7 +11,8 @@ from pydantic import Field
 
 from fempi.algebra import Bool, Float32, Updates, distances
 from fempi.attacks import Attack, Knowledge, honest
-from fempi.attacks.collusion import answer, everybody
+from fempi.attacks.collusion import answer, drawn, everybody
+from fempi.columns import Columns
 from fempi.registry import register
 
 
@@ -43,12 +44,14 @@ class Fang(Attack):
     b: Annotated[float, Field(gt=1)] = 2.0
     threshold: Annotated[float, Field(gt=0)] = 1e-5
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Push."""
         signs = np.where(knowledge.aggregate(updates) > 0, np.float32(1), np.float32(-1))
-        rows = honest(updates, malicious)
+        rows = honest(updates, malicious, knowledge)
         if self.variant == "krum":
-            step = upper_bound(rows, int(malicious.sum()))
+            step = upper_bound(rows, int(malicious.sum()), knowledge.columns)
             while step > self.threshold and not _accepted(np.float32(-step) * signs, updates, malicious, knowledge):
                 step /= 2
             return everybody(np.float32(-step) * signs, malicious)
@@ -57,23 +60,24 @@ class Fang(Attack):
         with np.errstate(over="ignore"):
             far: Float32 = np.where(outwards, edge * np.float32(self.b), edge / np.float32(self.b))
         far = np.clip(far, -np.finfo(np.float32).max, np.finfo(np.float32).max)
-        drawn = knowledge.rng.random((int(malicious.sum()), len(edge)), np.float32)
-        return edge + drawn * (far - edge)
+        between = drawn(malicious, knowledge, lambda size: knowledge.rng.random(size, np.float32))
+        return edge + between * (far - edge)
 
 
-def upper_bound(rows: Float32, m: int) -> float:
+def upper_bound(rows: Float32, m: int, columns: Columns) -> float:
     """Return the paper's bound (theorem 1) on lambda, for the honest rows and m attackers; D is the Euclidean distance.
 
     With n rows in all and d coordinates: the least sum of an honest row's D to its n - m - 2 nearest honest others,
     over (n - 2 m - 1) sqrt(d), plus the greatest norm over sqrt(d). Where n - 2 m - 1 is below 1, it counts as 1.
     """
-    honest_rows, d = rows.shape
-    updates = Updates(rows)
+    honest_rows = len(rows)
+    updates = Updates(rows, columns=columns)
     between = np.sqrt(distances(updates.gram))
     np.fill_diagonal(between, np.inf)  # a row is not its own neighbour
     nearest = np.sort(between, axis=1)[:, : max(honest_rows - 2, 0)].sum(axis=1).min()
-    return float((nearest / max(honest_rows - m - 1, 1) + updates.norms.max()) / np.sqrt(d))
+    return float((nearest / max(honest_rows - m - 1, 1) + updates.norms.max()) / np.sqrt(columns.d))
 
 
 def _accepted(row: Float32, updates: Float32, malicious: Bool, knowledge: Knowledge) -> bool:
-    return np.array_equal(answer(row, updates, malicious, knowledge), row)
+    different, columns = answer(row, updates, malicious, knowledge) != row, knowledge.columns
+    return not columns.sum(np.count_nonzero(different[here]) for here in columns.blocks())

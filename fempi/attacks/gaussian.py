@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fempi.algebra import Bool, Float32
 from fempi.attacks import Attack, Knowledge
+from fempi.attacks.collusion import drawn
 from fempi.registry import register
 
 
@@ -22,6 +23,9 @@ class Gaussian(Attack):
 
     std: Annotated[float, Field(gt=0, le=1e37)] = 200.0
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Draw noise."""
-        return np.float32(self.std) * knowledge.rng.standard_normal((malicious.sum(), updates.shape[1]), np.float32)
+        noise = drawn(malicious, knowledge, lambda size: knowledge.rng.standard_normal(size, np.float32))
+        return np.float32(self.std) * noise

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fempi.algebra import Bool, Float32
 from fempi.attacks import Attack, Knowledge
+from fempi.attacks.collusion import drawn
 from fempi.registry import register
 
 
@@ -25,7 +26,9 @@ class GaussianNoise(Attack):
 
     std: Annotated[float, Field(gt=0, le=1e37)] = 0.1
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Add noise."""
-        own = updates[malicious]
-        return own + np.float32(self.std) * knowledge.rng.standard_normal(own.shape, np.float32)
+        noise = drawn(malicious, knowledge, lambda size: knowledge.rng.standard_normal(size, np.float32))
+        return updates[malicious] + np.float32(self.std) * noise

@@ -14,6 +14,8 @@ from fempi.registry import register
 class Inf(Attack):
     """Send plus infinity in every coordinate, as a client does whose numbers have overflowed."""
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Send infinity."""
         return np.full((malicious.sum(), updates.shape[1]), np.inf, np.float32)

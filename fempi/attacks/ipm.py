@@ -6,12 +6,11 @@ Xie, Koyejo, Gupta: Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Pr
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
 from fempi.algebra import Bool, Float32
 from fempi.attacks import Attack, Knowledge, honest
-from fempi.attacks.collusion import everybody
+from fempi.attacks.collusion import everybody, mean_of
 from fempi.registry import register
 
 
@@ -26,7 +25,9 @@ class Ipm(Attack):
 
     epsilon: Annotated[float, Field(gt=0)] = 0.1
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Turn the mean round."""
-        mean = honest(updates, malicious).mean(axis=0, dtype=np.float64)
+        mean = mean_of(honest(updates, malicious, knowledge))
         return everybody(-self.epsilon * mean, malicious)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fempi.algebra import Bool, Float32, Float64
 from fempi.attacks import Knowledge
-from fempi.attacks.collusion import answer, everybody
+from fempi.attacks.collusion import answer, everybody, length
 
 
 def strongest(
@@ -27,7 +27,7 @@ def strongest(
     """
 
     def damage(factor: float) -> float:
-        distance = float(np.linalg.norm(answer(row(factor), updates, malicious, knowledge) - mean))
+        distance = length(answer(row(factor), updates, malicious, knowledge) - mean, knowledge)
         return distance if np.isfinite(distance) else -np.inf
 
     return everybody(row(maximise(damage, evaluations)), malicious)

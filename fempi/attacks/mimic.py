@@ -11,7 +11,8 @@ from pydantic import Field
 
 from fempi.algebra import Bool, Float32
 from fempi.attacks import Attack, Knowledge, honest_rows
-from fempi.attacks.collusion import deviations, everybody
+from fempi.attacks.collusion import deviations, everybody, mean_of
+from fempi.columns import Columns
 from fempi.registry import register
 
 
@@ -29,22 +30,24 @@ class Mimic(Attack):
 
     client: Annotated[int, Field(ge=0)] | None = None
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Copy."""
-        there = honest_rows(updates, malicious)
+        there = honest_rows(updates, malicious, knowledge)
         wanted = there[knowledge.clients[there] == self.client]
-        return everybody(updates[wanted[0] if wanted.size else there[furthest_out(updates[there])]], malicious)
+        if wanted.size:
+            return everybody(updates[wanted[0]], malicious)
+        return everybody(updates[there[furthest_out(updates[there], knowledge.columns)]], malicious)
 
 
-def furthest_out(rows: Float32) -> int:
+def furthest_out(rows: Float32, columns: Columns) -> int:
     """Return the row whose deviation from the mean is largest along the direction of largest variance.
 
     That direction is the sum of u_i y_i over the deviations y_i, with u the top eigenvector of their Gram matrix; the
     projection of row i on it is proportional to u_i.
     """
-    gram = np.zeros((len(rows), len(rows)))
-    for _, block in deviations(rows, rows.mean(axis=0, dtype=np.float64)):
-        gram += block @ block.T
+    gram = columns.sum(block @ block.T for _, block in deviations(rows, mean_of(rows)))
     if not np.isfinite(gram).all():
         return 0  # a client has diverged: there is no such direction
     _, vectors = np.linalg.eigh(gram)

@@ -27,22 +27,22 @@ class MinMax(Attack):
 
     perturbation: Perturbation = "std"
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Step as far from the mean as fits."""
-        return as_far_as_fits(self.perturbation, largest_gamma, updates, malicious)
+        return as_far_as_fits(self.perturbation, largest_gamma, updates, malicious, knowledge)
 
 
-def largest_gamma(rows: Float32, mean: Float64, p: Float64) -> float:
+def largest_gamma(rows: Float32, mean: Float64, p: Float64, knowledge: Knowledge) -> float:
     """Return the largest gamma with max_i |mean - gamma p - x_i| <= max_ij |x_i - x_j|.
 
     With y_i = x_i - mean, row i asks for gamma^2 |p|^2 + 2 gamma p.y_i + |y_i|^2 <= D^2. That holds at gamma = 0,
     because no row is further from the mean than from every other row; so it holds from there to the greater root.
     """
-    gram, products = np.zeros((len(rows), len(rows))), np.zeros(len(rows))
-    for columns, block in deviations(rows, mean):
-        gram += block @ block.T
-        products += block @ p[columns]
-    square = float(p @ p)
+    with_p = (np.vstack([block, p[columns]]) for columns, block in deviations(rows, mean))
+    all_products = knowledge.columns.sum(block @ block.T for block in with_p)
+    gram, products, square = all_products[:-1, :-1], all_products[:-1, -1], float(all_products[-1, -1])
     if square == 0:
         return 0.0
     room = distances(gram).max() - np.diagonal(gram)

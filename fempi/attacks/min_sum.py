@@ -10,7 +10,7 @@ import numpy as np
 
 from fempi.algebra import Bool, Float32, Float64
 from fempi.attacks import Attack, Knowledge
-from fempi.attacks.collusion import deviations
+from fempi.attacks.collusion import deviations, length
 from fempi.attacks.shejwalkar import Perturbation, as_far_as_fits
 from fempi.registry import register
 
@@ -25,19 +25,19 @@ class MinSum(Attack):
 
     perturbation: Perturbation = "std"
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Step as far from the mean as fits."""
-        return as_far_as_fits(self.perturbation, largest_gamma, updates, malicious)
+        return as_far_as_fits(self.perturbation, largest_gamma, updates, malicious, knowledge)
 
 
-def largest_gamma(rows: Float32, mean: Float64, p: Float64) -> float:
+def largest_gamma(rows: Float32, mean: Float64, p: Float64, knowledge: Knowledge) -> float:
     """Return the largest gamma with sum_i |mean - gamma p - x_i|^2 <= max_i sum_j |x_i - x_j|^2.
 
     A sum of squared distances to n rows is n times the squared distance to their mean, plus a constant. So the bound
     says that gamma |p| is at most the distance from the mean to the row furthest from it.
     """
-    squares = np.zeros(len(rows))
-    for _, block in deviations(rows, mean):
-        squares += np.square(block).sum(axis=1)
-    length = np.linalg.norm(p)
-    return float(np.sqrt(squares.max()) / length) if length > 0 else 0.0
+    squares = knowledge.columns.sum(np.square(block).sum(axis=1) for _, block in deviations(rows, mean))
+    step = length(p, knowledge)
+    return float(np.sqrt(squares.max()) / step) if step > 0 else 0.0

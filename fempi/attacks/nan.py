@@ -14,6 +14,8 @@ from fempi.registry import register
 class Nan(Attack):
     """Send NaN in every coordinate, as a client does whose training has diverged."""
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Send NaN."""
         return np.full((malicious.sum(), updates.shape[1]), np.nan, np.float32)

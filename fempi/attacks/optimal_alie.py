@@ -7,12 +7,11 @@ Heterogeneity. AISTATS 2023.
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
 from fempi.algebra import Bool, Float32
 from fempi.attacks import Attack, Knowledge, honest
-from fempi.attacks.collusion import spread
+from fempi.attacks.collusion import mean_of, spread
 from fempi.attacks.line_search import strongest
 from fempi.registry import register
 
@@ -34,9 +33,11 @@ class OptimalAlie(Attack):
 
     evaluations: Annotated[int, Field(ge=1)] = 20
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Step away from the mean as far as hurts most."""
-        rows = honest(updates, malicious)
-        mean = rows.mean(axis=0, dtype=np.float64)
+        rows = honest(updates, malicious, knowledge)
+        mean = mean_of(rows)
         std = spread(rows, mean)
         return strongest(lambda z: mean - z * std, mean, updates, malicious, knowledge, self.evaluations)

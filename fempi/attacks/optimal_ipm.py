@@ -7,11 +7,11 @@ Heterogeneity. AISTATS 2023.
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
 from fempi.algebra import Bool, Float32
 from fempi.attacks import Attack, Knowledge, honest
+from fempi.attacks.collusion import mean_of
 from fempi.attacks.line_search import strongest
 from fempi.registry import register
 
@@ -32,7 +32,9 @@ class OptimalIpm(Attack):
 
     evaluations: Annotated[int, Field(ge=1)] = 20
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Turn the mean round as far as hurts most."""
-        mean = honest(updates, malicious).mean(axis=0, dtype=np.float64)
+        mean = mean_of(honest(updates, malicious, knowledge))
         return strongest(lambda epsilon: -epsilon * mean, mean, updates, malicious, knowledge, self.evaluations)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fempi.algebra import Bool, Float32
 from fempi.attacks import Attack, Knowledge
+from fempi.attacks.collusion import drawn
 from fempi.registry import register
 
 
@@ -21,7 +22,9 @@ class RandomLarge(Attack):
 
     magnitude: Annotated[float, Field(gt=0, le=3.4e38)] = 1e30
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Draw."""
-        drawn = knowledge.rng.random((malicious.sum(), updates.shape[1]), np.float32)
-        return np.float32(self.magnitude) * (2 * drawn - 1)
+        numbers = drawn(malicious, knowledge, lambda size: knowledge.rng.random(size, np.float32))
+        return np.float32(self.magnitude) * (2 * numbers - 1)

@@ -24,6 +24,8 @@ class Scale(Attack):
 
     factor: Annotated[float, Field(gt=0, le=1e37)] = 10.0
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Scale."""
         return np.float32(self.factor) * updates[malicious]

@@ -10,30 +10,31 @@ from typing import Literal
 import numpy as np
 
 from fempi.algebra import Bool, Float32, Float64
-from fempi.attacks import honest
-from fempi.attacks.collusion import everybody, spread
+from fempi.attacks import Knowledge, honest
+from fempi.attacks.collusion import everybody, length, mean_of, spread
 
 Perturbation = Literal["unit", "std", "sign"]
 
 
 def as_far_as_fits(
     perturbation: Perturbation,
-    largest_gamma: Callable[[Float32, Float64, Float64], float],
+    largest_gamma: Callable[[Float32, Float64, Float64, Knowledge], float],
     updates: Float32,
     malicious: Bool,
+    knowledge: Knowledge,
 ) -> Float32:
     """Return rows that all hold mean - gamma p, with the largest gamma for the honest rows, their mean and p."""
-    rows = honest(updates, malicious)
-    mean = rows.mean(axis=0, dtype=np.float64)
-    p = direction(perturbation, rows, mean)
-    return everybody(mean - largest_gamma(rows, mean, p) * p, malicious)
+    rows = honest(updates, malicious, knowledge)
+    mean = mean_of(rows)
+    p = direction(perturbation, rows, mean, knowledge)
+    return everybody(mean - largest_gamma(rows, mean, p, knowledge) * p, malicious)
 
 
-def direction(perturbation: Perturbation, rows: Float32, mean: Float64) -> Float64:
+def direction(perturbation: Perturbation, rows: Float32, mean: Float64, knowledge: Knowledge) -> Float64:
     """Return p (d,) of mean - gamma p: the mean's unit vector, the standard deviation, or the mean's sign."""
     if perturbation == "std":
         return spread(rows, mean)
     if perturbation == "sign":
         return np.sign(mean)
-    length = np.linalg.norm(mean)
-    return mean / length if length > 0 else mean
+    norm = length(mean, knowledge)
+    return mean / norm if norm > 0 else mean

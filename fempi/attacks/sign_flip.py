@@ -26,6 +26,8 @@ class SignFlip(Attack):
     scale: Annotated[float, Field(gt=0, le=1e37)] = 5.0
     target: Literal["update", "weights"] = "update"
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Flip and scale."""
         factor = np.float32(-self.scale)

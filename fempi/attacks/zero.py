@@ -14,6 +14,8 @@ from fempi.registry import register
 class Zero(Attack):
     """Send zeros: a free rider, or a client whose training stands still."""
 
+    knows_columns = True
+
     def poison_updates(self, updates: Float32, malicious: Bool, knowledge: Knowledge) -> Float32:
         """Send zeros."""
         return np.zeros((malicious.sum(), updates.shape[1]), np.float32)

@@ -16,8 +16,9 @@ import fempi
 from fempi import registry
 from fempi.aggregators import Context, Rule, decide
 from fempi.aggregators.pre import rule_of
-from fempi.algebra import BLOCK, Float32, Updates
+from fempi.algebra import Float32, Updates
 from fempi.bench import times
+from fempi.columns import BLOCK
 from fempi.config import resolve_aggregator
 from fempi.display import console
 from fempi.errors import FempiError

@@ -9,9 +9,10 @@ import numpy as np
 import fempi
 from fempi.algebra import Float32
 from fempi.bench import times
-from fempi.comm import Comm, RowGather, gatherv, library
+from fempi.comm import Comm, library
 from fempi.display import console
 from fempi.errors import FempiError
+from fempi.exchange import RowGather, gatherv
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,10 @@ import tomli_w
 
 import fempi
 from fempi import registry
-from fempi.algebra import BLOCK, Bool, Float32, Float64, Updates, distances
+from fempi.algebra import Bool, Float32, Float64, Updates, distances
 from fempi.atomic import sync_folder
 from fempi.bench import times
+from fempi.columns import BLOCK
 from fempi.display import console
 from fempi.errors import FempiError
 from fempi.forensics import replay

@@ -7,6 +7,7 @@ turns with that, it multiplies matrices for a while, which is the most that its 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from fempi import client, registry
 from fempi.bench import times
 from fempi.comm import Comm
 from fempi.display import console
+from fempi.errors import FempiError
+from fempi.models.agreement import require_agreement
+from fempi.models.batched import BatchedModel
 from fempi.models.flat import FlatModel
 from fempi.rng import stream
 
@@ -42,10 +46,12 @@ class Measured:
     examples: int
     epochs: int
     batch_size: int
+    clients_per_batch: int
+    """clients that a rank trains at once"""
     flops_per_client: float
     """multiplications and additions of a client's training, as PyTorch counts them"""
     client: times.Seconds
-    """a client, over ranks and repetitions"""
+    """a client, or a client's part of those at once, over ranks and repetitions"""
     clients_per_second: float
     """of all ranks together: each round of clients takes as long as its slowest"""
     imbalance: float
@@ -57,29 +63,42 @@ class Measured:
 
 
 def measure(
-    comm: Comm, device: torch.device, *, model: str, examples: int, epochs: int, batch_size: int, repeats: int
+    comm: Comm,
+    device: torch.device,
+    *,
+    model: str,
+    examples: int,
+    epochs: int,
+    batch_size: int,
+    repeats: int,
+    clients_per_batch: int = 1,
 ) -> Measured:
-    """Train so many clients on every rank, after one with a tenth of the examples that does not count."""
+    """Train so many times `clients_per_batch` clients on every rank, after some examples that do not count.
+
+    FempiError if clients of the model cannot be trained together.
+    """
     plugin = comm.together(lambda: registry.find("model", model))
     torch.manual_seed(0)
     flat = FlatModel(plugin.make(SHAPE, CLASSES, **plugin.bind({})), device)
+    batched = comm.together(lambda: _batched(flat, clients_per_batch)) if clients_per_batch > 1 else None
     rng = stream(0, "bench", comm.rank)
     images = torch.from_numpy(rng.integers(0, 256, (examples, *SHAPE), np.uint8)).to(device)
     labels = torch.from_numpy(rng.integers(0, CLASSES, examples)).to(device)
-    start, out = flat.params.clone(), np.empty(flat.d, np.float32)
+    start, outs = flat.params.clone(), np.empty((clients_per_batch, flat.d), np.float32)
 
     def train(some: int) -> None:
-        client.train(
-            flat,
-            start,
-            images[:some],
-            labels[:some],
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=0.01,
-            rng=stream(0, "bench train", comm.rank),
-            out=out,
-        )
+        tasks = [
+            client.Task(
+                images=images[:some], labels=labels[:some], rng=stream(0, "bench train", comm.rank, number), out=out
+            )
+            for number, out in enumerate(outs)
+        ]
+        how: Any = {"epochs": epochs, "batch_size": min(batch_size, some), "lr": 0.01}
+        if batched is not None:
+            client.train_together(batched, start, tasks, **how)
+            return
+        for task in tasks:
+            client.train(flat, start, task.images, task.labels, rng=task.rng, out=task.out, **how)
 
     square = torch.rand(SIZE, SIZE, device=device)
 
@@ -96,7 +115,7 @@ def measure(
         comm.largest(0)  # all ranks begin together
         row[0] = times.timed(multiply)
         comm.largest(0)
-        row[1] = times.timed(train, examples)
+        row[1] = times.timed(train, examples) / clients_per_batch
     each = comm.stack_to_root(seconds)  # (ranks, repeats, 2)
     trained = each[:, :, 1] if comm.is_root else seconds[None, :, 1]
     of_client = times.of(trained.ravel().tolist())
@@ -112,6 +131,7 @@ def measure(
         examples=examples,
         epochs=epochs,
         batch_size=batch_size,
+        clients_per_batch=clients_per_batch,
         flops_per_client=flops,
         client=of_client,
         clients_per_second=comm.size / float(np.median(trained.max(axis=0))),
@@ -121,10 +141,20 @@ def measure(
     )
 
 
+def _batched(model: FlatModel, clients: int) -> BatchedModel:
+    try:
+        batched = BatchedModel(model, clients)
+        require_agreement(batched, model, SHAPE)
+    except ValueError as error:
+        raise FempiError(str(error)) from error
+    return batched
+
+
 def show(measured: Measured) -> None:
     """Print what was measured."""
     out, m = console(), measured
     of = f"{_many(m.epochs, 'epoch')} of {m.examples} examples in batches of {m.batch_size}"
+    of += f", {m.clients_per_batch} clients at once" if m.clients_per_batch > 1 else ""
     on = f"{_many(m.ranks, 'rank')} of {_many(m.threads, 'thread')} ({m.device})"
     out.print(f"{m.model}, {m.params:,} parameters: {of}; {on}", highlight=False, soft_wrap=True)
     table = times.table("", "ms", "clients/s", "imbalance", "GFLOP/s a rank", "of sgemm's")

@@ -9,8 +9,9 @@ from statistics import median
 import numpy as np
 
 from fempi.algebra import Float32
-from fempi.comm import Comm, RowGather
+from fempi.comm import Comm
 from fempi.doctor.finding import Finding, count, ok, problem, speed
+from fempi.exchange import RowGather
 
 _REPETITIONS = 3
 

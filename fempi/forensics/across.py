@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fempi.algebra import BLOCK, Float64
+from fempi.algebra import Float64
+from fempi.columns import BLOCK
 from fempi.errors import FempiError
 from fempi.runfile import RunFile
 

@@ -97,7 +97,7 @@ class FlatModel:
             grad.zero_()
         for dense in self._dense:
             for outer, inner in dense.factors:
-                dense.weight.addmm_(outer.t(), inner, alpha=-lr)
+                _add_product(dense.weight, outer, inner, -lr)
             dense.factors.clear()
             if dense.parameter.grad is not None:
                 dense.weight.add_(dense.parameter.grad, alpha=-lr)
@@ -107,7 +107,7 @@ class FlatModel:
         """Return what the backward pass found, (d,), until it is told to `forget`; the caller may change it."""
         for dense in self._dense:
             for outer, inner in dense.factors:
-                dense.grad.addmm_(outer.t(), inner)
+                _add_product(dense.grad, outer, inner, 1)
             dense.factors.clear()
             if dense.parameter.grad is not None:
                 dense.grad.add_(dense.parameter.grad)
@@ -130,6 +130,14 @@ def _large(module: nn.Module) -> dict[nn.Parameter, nn.Linear]:
         if type(each) is nn.Linear and each.weight.numel() >= LARGE and owners[id(each.weight)] == 1:
             found[cast(nn.Parameter, each.weight)] = each
     return found
+
+
+def _add_product(into: Tensor, outer: Tensor, inner: Tensor, alpha: float) -> None:
+    """Add alpha times outer^T inner, whose factors may be of a lower precision."""
+    if outer.dtype == into.dtype:
+        into.addmm_(outer.t(), inner, alpha=alpha)
+    else:
+        into.add_(outer.t() @ inner, alpha=alpha)
 
 
 def _forward(layer: nn.Linear, factors: list[tuple[Tensor, Tensor]], inputs: Tensor) -> Tensor:
@@ -155,9 +163,10 @@ class _Factored(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
         if ctx.needs_input_grad[1]:
-            ctx.factors.append((rows.detach(), inputs.detach().reshape(-1, inputs.shape[-1])))
+            seen = inputs.detach().reshape(-1, inputs.shape[-1])
+            ctx.factors.append((rows.detach(), seen.to(rows.dtype)))  # under autocast, that of the product
         return (
-            grad @ weight if ctx.needs_input_grad[0] else None,
+            grad @ weight.to(grad.dtype) if ctx.needs_input_grad[0] else None,
             None,
             rows.sum(dim=0) if ctx.needs_input_grad[2] else None,
             None,

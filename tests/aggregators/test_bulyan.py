@@ -4,7 +4,8 @@ import pytest
 from fempi.aggregators import Context, Decision, TooFewRows, decide
 from fempi.aggregators.bulyan import bulyan, iterated_krum
 from fempi.aggregators.krum import krum_scores, lowest
-from fempi.algebra import BLOCK, Updates
+from fempi.algebra import Updates
+from fempi.columns import BLOCK
 from fempi.rng import stream
 
 # One coordinate, n = 7, f = 1: theta = 5 picks, and the means of 3 values. Scores of the rows left:

@@ -4,7 +4,8 @@ import pytest
 from fempi.aggregators import Context, Decision, decide
 from fempi.aggregators.meamed import meamed
 from fempi.aggregators.phocas import phocas
-from fempi.algebra import BLOCK, Updates
+from fempi.algebra import Updates
+from fempi.columns import BLOCK
 from fempi.rng import stream
 
 # n = 5, f = 1. First column, median 4: distances 4 1 0 5 6 of 0 3 4 9 10, so 10 goes and 16 / 4 is left.

@@ -6,7 +6,8 @@ import torch
 
 from fempi.aggregators import Context, Decision, decide
 from fempi.aggregators.median import median
-from fempi.algebra import BLOCK, Updates
+from fempi.algebra import Updates
+from fempi.columns import BLOCK
 from fempi.rng import stream
 
 # Sorted columns: 1 2 10 1000, the middle two from rows 2 and 1; and -5 0 1 3, from rows 3 and 2.

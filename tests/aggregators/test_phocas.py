@@ -5,7 +5,8 @@ from fempi.aggregators import Context, Decision, Rule, decide
 from fempi.aggregators.meamed import meamed
 from fempi.aggregators.phocas import phocas
 from fempi.aggregators.trimmed_mean import trimmed_mean
-from fempi.algebra import BLOCK, Updates
+from fempi.algebra import Updates
+from fempi.columns import BLOCK
 from fempi.rng import stream
 
 # n = 5, f = 1. First column, trimmed mean (3 + 4 + 9) / 3 = 16 / 3: of 0 3 4 9 10 the furthest is 0 (5.33; 10 is 4.67

@@ -3,7 +3,8 @@ import pytest
 
 from fempi.aggregators import Context, Decision, decide
 from fempi.aggregators.trimmed_mean import trimmed_mean
-from fempi.algebra import BLOCK, Updates
+from fempi.algebra import Updates
+from fempi.columns import BLOCK
 from fempi.rng import stream
 
 # Sorted columns: 0 1 2 6 50 60, and -9 -8 1 3 8 9. With f = 2 the middle two are left: 2 and 6 from rows 4 and 0,

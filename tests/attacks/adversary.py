@@ -6,6 +6,7 @@ import numpy as np
 
 from fempi.algebra import Bool, Float32
 from fempi.attacks import Attack, Knowledge
+from fempi.columns import Columns
 from fempi.rng import stream
 
 
@@ -24,6 +25,7 @@ def knowledge_of(updates: Float32, aggregate: Callable[[Float32], Float32], seed
         clients=np.arange(len(updates)) * 10,
         params=np.zeros(updates.shape[1], np.float32),
         aggregate=aggregate,
+        columns=Columns(updates.shape[1]),
         rng=stream(seed, "attack"),
     )
 

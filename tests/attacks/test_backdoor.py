@@ -4,6 +4,7 @@ import torch
 
 from fempi.attacks import Knowledge
 from fempi.attacks.backdoor import Backdoor
+from fempi.columns import Columns
 from fempi.rng import stream
 
 IMAGES = torch.full((8, 1, 5, 5), 7, dtype=torch.uint8)
@@ -55,6 +56,7 @@ def test_model_replacement_makes_the_mean_what_the_attackers_trained() -> None:
         clients=np.arange(5),
         params=np.zeros(1, np.float32),
         aggregate=lambda rows: rows.mean(axis=0),
+        columns=Columns(1),
         rng=stream(0, "attack"),
     )
     sent = Backdoor(model_replacement=True).poison_updates(updates, malicious, knowledge)

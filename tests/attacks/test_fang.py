@@ -9,6 +9,7 @@ from fempi.aggregators import Context, decide
 from fempi.aggregators.krum import krum
 from fempi.algebra import Float32, Updates
 from fempi.attacks.fang import Fang, upper_bound
+from fempi.columns import Columns
 from fempi.registry import find
 from fempi.rng import stream
 
@@ -61,14 +62,14 @@ UNITS[[0, 2, 3, 5, 6]] = np.eye(5)
 
 def test_the_bound_on_lambda_is_the_papers() -> None:
     # n = 7, m = 2, d = 5: three neighbours at sqrt(2), over 2 sqrt(5), plus 1 / sqrt(5).
-    assert upper_bound(np.eye(5, dtype=np.float32), 2) == pytest.approx(1.39590, abs=1e-5)
-    assert upper_bound(2 * np.eye(5, dtype=np.float32), 2) == pytest.approx(2.79180, abs=1e-5)
+    assert upper_bound(np.eye(5, dtype=np.float32), 2, Columns(5)) == pytest.approx(1.39590, abs=1e-5)
+    assert upper_bound(2 * np.eye(5, dtype=np.float32), 2, Columns(5)) == pytest.approx(2.79180, abs=1e-5)
 
 
 def test_the_bound_holds_where_attackers_are_many_and_honest_rows_few() -> None:
     # n - 2 m - 1 counts as 1: 3 sqrt(2 / 5) + 1 / sqrt(5). One honest row has no neighbours: 3 / sqrt(1).
-    assert upper_bound(np.eye(5, dtype=np.float32), 5) == pytest.approx(2.34458, abs=1e-5)
-    assert upper_bound(np.array([[-3]], np.float32), 2) == 3
+    assert upper_bound(np.eye(5, dtype=np.float32), 5, Columns(5)) == pytest.approx(2.34458, abs=1e-5)
+    assert upper_bound(np.array([[-3]], np.float32), 2, Columns(1)) == 3
 
 
 def test_krum_sends_the_largest_lambda_that_krum_chooses_by_halving_from_the_bound() -> None:
@@ -87,7 +88,7 @@ def test_krum_chooses_what_is_sent_and_would_not_have_chosen_twice_as_much(seed:
     assert (np.sign(row) == np.where(rule(updates) > 0, -1, 1)).all()
     updates[attackers] = row
     np.testing.assert_array_equal(rule(updates), row)
-    bound = upper_bound(np.delete(updates, attackers, axis=0), 3)
+    bound = upper_bound(np.delete(updates, attackers, axis=0), 3, Columns(updates.shape[1]))
     assert abs(row[0]) < bound
     updates[attackers] = 2 * row
     assert (rule(updates) != 2 * row).any()

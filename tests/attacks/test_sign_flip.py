@@ -5,12 +5,20 @@ from adversary import unknown_rule
 
 from fempi.attacks import Knowledge
 from fempi.attacks.sign_flip import SignFlip
+from fempi.columns import Columns
 from fempi.registry import find
 from fempi.rng import stream
 
 UPDATES = np.array([[1, -2, 3], [4, 5, 6], [-0.5, 0, 0.25]], np.float32)
 PARAMS = np.array([10, -20, 1], np.float32)
-KNOWLEDGE = Knowledge(round=1, clients=np.arange(3), params=PARAMS, aggregate=unknown_rule, rng=stream(0, "attack"))
+KNOWLEDGE = Knowledge(
+    round=1,
+    clients=np.arange(3),
+    params=PARAMS,
+    aggregate=unknown_rule,
+    columns=Columns(len(PARAMS)),
+    rng=stream(0, "attack"),
+)
 
 
 def sent(attack: SignFlip, *malicious: bool) -> list[list[float]]:

@@ -43,6 +43,16 @@ def test_every_rank_trains(tmp_path):
     checked(json.loads(out.read_text()), 2)
 
 
+def test_several_clients_are_trained_at_once(tmp_path, capfd):
+    out = tmp_path / "x.json"
+    options = [*OPTIONS, "--clients-per-batch", "3", "--json", str(out)]
+    assert cli.main(["bench", "train", "--model", "cnn_small", *options]) == 0
+    found = json.loads(out.read_text())
+    assert found["clients_per_batch"] == 3
+    checked(found, 1)
+    assert "in batches of 10, 3 clients at once; 1 rank" in capfd.readouterr().out
+
+
 def test_an_unknown_model_is_said_once(capfd):
     assert cli.main(["bench", "train", "--model", "cnn_smal"]) == 2
     assert "did you mean 'cnn_small'" in capfd.readouterr().err

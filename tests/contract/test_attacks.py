@@ -13,6 +13,7 @@ from fempi.aggregators import Context, decide
 from fempi.aggregators.krum import krum
 from fempi.algebra import Bool, Float32, Updates
 from fempi.attacks import Attack, Knowledge, honest, poison, poison_data
+from fempi.columns import Columns
 from fempi.rng import stream
 
 N, D, K = 9, 40, 10
@@ -52,7 +53,14 @@ def attack_of(name: str) -> Attack:
 
 
 def knowledge_of(params: Float32, n: int, aggregate: Aggregate = mean) -> Knowledge:
-    return Knowledge(round=3, clients=np.arange(n) * 2, params=params, aggregate=aggregate, rng=stream(0, "attack", 3))
+    return Knowledge(
+        round=3,
+        clients=np.arange(n) * 2,
+        params=params,
+        aggregate=aggregate,
+        columns=Columns(len(params)),
+        rng=stream(0, "attack", 3),
+    )
 
 
 def mask_of(malicious: list[int], n: int) -> Bool:
@@ -203,7 +211,7 @@ def test_a_trigger_is_put_on_a_copy(name: str) -> None:
 @every_malicious
 def test_honest_rows_are_those_of_the_others_or_everybodys_where_all_attack(malicious: list[int]) -> None:
     updates, _ = some_updates()
-    rows = honest(updates, mask_of(malicious, N))
+    rows = honest(updates, mask_of(malicious, N), knowledge_of(np.zeros(D, np.float32), N))
     expected = [i for i in range(N) if i not in malicious] or list(range(N))
     np.testing.assert_array_equal(rows, updates[expected])
 

@@ -1,11 +1,14 @@
 """What ranks say to each other, on every number of ranks."""
 
+import time
+
 import numpy as np
 import pytest
 from mpi4py import MPI
 
-from fempi.comm import Comm, Refused, RowGather
+from fempi.comm import Comm, Refused
 from fempi.errors import FempiError
+from fempi.exchange import RowGather
 
 pytestmark = pytest.mark.mpi
 world = Comm(MPI.COMM_WORLD)
@@ -154,3 +157,23 @@ def test_an_objection_of_root_is_raised_on_all():
 
 def test_the_ranks_are_still_in_step_after_all_that():
     assert world.describe("end") == ["end"] * world.size
+
+
+@pytest.mark.parametrize("count", sorted({1, (world.size + 1) // 2, world.size}))
+def test_the_first_ranks_work_by_themselves(count):
+    found = world.on_first(count, lambda part: (part.size, part.rank, part.largest(world.rank)))
+    assert found == ((count, world.rank, count - 1) if world.rank < count else None)
+
+
+def test_what_the_first_ranks_refuse_is_refused_by_all():
+    def refuse(part):
+        part.together(lambda: (_ for _ in ()).throw(FempiError(f"not with {part.size}")))
+
+    with pytest.raises(Refused, match=r"^not with 1$"):
+        world.on_first(1, refuse)
+
+
+def test_the_other_ranks_sleep_meanwhile():
+    before = time.process_time()
+    world.on_first(1, lambda _: time.sleep(2))
+    assert time.process_time() - before < 1
