@@ -1,5 +1,6 @@
 """The batch scripts of jobs/ on a real Slurm: they complete, stop, come back, and go on to the same bits."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -138,19 +139,16 @@ def test_a_task_of_an_array_that_fails_is_not_covered_up_by_the_others(slurm, fi
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_scaling_prints_clients_per_second_for_every_number_of_ranks(launcher, slurm, field, uninterrupted):
-    options = ("--ntasks=2",)
-    job = slurm.submit("scaling.sbatch", "one.toml", cwd=field.folder, options=options, FEMPI_LAUNCHER=launcher)
+def test_scaling_is_measured_for_every_number_of_ranks_and_leaves_the_figures(launcher, slurm, field):
+    arguments = ("one.toml", "--rounds", "3")
+    job = slurm.submit("scaling.sbatch", *arguments, cwd=field.folder, options=("--ntasks=2",), FEMPI_LAUNCHER=launcher)
     job.wait(DONE)
-    speeds = re.findall(r"^ +(\d+) ranks  x +([\d.]+) clients/s$", job.output, re.MULTILINE)
-    assert [int(ranks) for ranks, _ in speeds] == [1, 2], job.output
-    for ranks, speed in speeds:
-        (record,) = field.folder.glob(f"results/scaling-*/ranks-{ranks}/x/x.h5")
-        with h5py.File(record) as file:
-            made = file["rounds/client"].size / file.attrs["wall_seconds"]
-            assert file["timing/seconds"].shape[1] == int(ranks)
-        assert float(speed) == pytest.approx(made, rel=0.01)
-        assert differences(record, uninterrupted[1]) == []
+    (figures,) = (field.folder / "results").iterdir()
+    found = json.loads(figures.read_text())
+    assert [(row["ranks"], row["cohort"]) for row in found["strong"]] == [(1, 8), (2, 8)], job.output
+    assert [(row["ranks"], row["cohort"]) for row in found["weak"]] == [(1, 4), (2, 8)], job.output
+    for title in ("strong scaling: a cohort of 8", "weak scaling: 4 clients a rank"):
+        assert job.output.count(title) == 2, job.output  # measured, and predicted
 
 
 def test_a_gpu_job_without_a_device_says_so_unless_the_cores_will_do(slurm, field, uninterrupted):
