@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
-# Variables: PYTHON, CONSTRAINTS, RANKS, MPIRUN and ARGS (for `fempi run`), as in `make run RANKS=4 ARGS=--force`; N (for
-# `fuzz` and `faults`), GB (for `memory`).
+# Variables: PYTHON, CONSTRAINTS, RANKS, MPIRUN and ARGS (for `fempi run` and `peers`), as in
+# `make run RANKS=4 ARGS=--force`; N (for `fuzz` and `faults`), GB (for `memory`).
 
 PYTHON ?= python3
 CONSTRAINTS ?= .ci/constraints.txt
@@ -60,6 +60,10 @@ catalogue: .venv/setup ## Run every rule against every attack, briefly, and prin
 forensics: .venv/setup fetch ## Run many attacks and say how often forensics is right about them (RANKS=2)
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/forensics.toml $(ARGS)
 	.venv/bin/python analysis/forensics_table.py results/forensics
+
+.PHONY: peers
+peers: .venv/setup fetch ## Time fempi beside ByzFL, Flower, pfl-research, APPFL and FedML, each in its own environment
+	.venv/bin/python tests/peers/compare.py $(ARGS)
 
 .PHONY: laptop
 laptop: run .venv/laptop/whole ## Answer questions from the quick start's records where there is no MPI and no torch
