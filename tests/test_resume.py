@@ -135,8 +135,8 @@ def after_round(number, what):
     """Have something happen when a round was handed to the recorder."""
     written = store.Recorder.write
 
-    def write_and_more(recorder, round_, *arguments):
-        written(recorder, round_, *arguments)
+    def write_and_more(recorder, round_, *arguments, **how):
+        written(recorder, round_, *arguments, **how)
         if round_ == number:
             what(recorder)
 

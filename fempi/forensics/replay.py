@@ -107,7 +107,8 @@ def section_of(
 
 def is_recorded(run: RunFile, section: Aggregator) -> bool:
     """Whether a rule is the one that the run had, with equal hyper-parameters."""
-    return section == resolve_aggregator(run.config["aggregator"])
+    had = resolve_aggregator(run.config["aggregator"])
+    return section == had.model_copy(update={"layout": section.layout})  # which changes no decision
 
 
 def obstacle(run: RunFile, section: Aggregator) -> str:

@@ -171,7 +171,7 @@ def _facts(run: RunFile, summary: Summary, *, truth: bool) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value not in ("", "-")}
 
 
-_GIVEN = ("name", "pre", "num_byzantine")
+_GIVEN = ("name", "pre", "num_byzantine", "layout")
 """What [aggregator] has for every rule"""
 
 
