@@ -223,7 +223,7 @@ def together(
         images, labels = examples(client)
         out = np.full(model.d, np.nan, np.float32)
         tasks.append(Task(images=images, labels=labels, rng=stream(client, "train"), out=out))
-    batched = BatchedModel(model, max(len(whom), 2))
+    batched = BatchedModel(model, len(SIZES))
     options |= {"epochs": epochs, "batch_size": batch_size, "lr": LR}
     losses = train_together(batched, model.params.clone(), tasks, **options)
     return {client: Trained(update=task.out, loss=loss) for client, task, loss in zip(whom, tasks, losses, strict=True)}

@@ -41,6 +41,8 @@ CHANGES = {
     "train.local_epochs": "1",
     "train.batch_size": "11",
     "train.lr": "0.1",
+    "train.clients_per_batch": "2",
+    "train.precision": '"bfloat16"',
     "attack.name": '"none"',
     "attack.malicious": "2",
     "attack.scale": "4.5",

@@ -19,6 +19,8 @@ from torch.nn import functional
 from fempi.models.flat import FlatModel
 from fempi.models.layers import Copies, How, Part, convolve, dense, matrices, scale, shift
 
+CONVOLVED = 5
+"""Most copies that are convolved at once on a CPU, where as many always are: of fewer, some again for nothing"""
 AS_ONE = (
     nn.Identity,
     nn.Flatten,
@@ -52,7 +54,11 @@ class BatchedModel:
         self._batch = 1
         self.apart = False
         """whether a layer is at work on each copy's part of the batch by itself"""
-        self._copies = Copies(params=self.params, anchor=torch.empty(0, device=self.device, requires_grad=True))
+        self._copies = Copies(
+            params=self.params,
+            convolved_at_once=-(-clients // -(-clients // CONVOLVED)) if self.device.type == "cpu" else None,
+            anchor=torch.empty(0, device=self.device, requires_grad=True),
+        )
         # Without values, so that code which uses a parameter in another way than its layer does fails at once.
         self._module = copy.deepcopy(model.module).to("meta").train()
         offsets = {id(p): layer.offset for layer, p in zip(model.layers, model.module.parameters(), strict=True)}

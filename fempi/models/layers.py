@@ -1,7 +1,7 @@
 """Layers that take each copy's examples to that copy's parameters, for as many copies of a model as there are.
 
 What a copy gets has the same bits on a CPU whatever the others do and however many they are: every call of a library is
-for one copy, or always for two, and the memory of all copies is aligned alike.
+for one copy, or always for the same number, and the memory of all copies is aligned alike.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-ALIGNED = 32
-"""Entries, in at least 64 bytes: the last bits of a product of matrices may depend on how these lie in memory."""
+ALIGNED = 64
+"""Bytes that the beginning of each copy's matrix is a multiple of; its product's last bits may depend on that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class Copies:
     """The copies at work: their parameters (k, d), and what a backward pass finds."""
 
     params: Tensor
+    convolved_at_once: int | None
+    """how many always are, as a library may convolve more or fewer of them in another way; None: all"""
     anchor: Tensor
     """any tensor that requires a gradient: autograd passes by what has none among its inputs"""
     found: list[Callable[[Tensor, float], None]] = field(default_factory=list)
@@ -128,11 +130,7 @@ def _add_product(part: Part, left: Tensor, right: Tensor, rows: Tensor, alpha: f
 
 
 class _Convolution(torch.autograd.Function):
-    """Copies share a call of the library, as groups of channels, which is far faster than one alone.
-
-    On a CPU they are always two, if need be twice the same: how a library goes about a convolution may depend on the
-    number of groups.
-    """
+    """Copies share a call of the library, as groups of channels, which is far faster than one alone."""
 
     @staticmethod
     def forward(
@@ -142,7 +140,7 @@ class _Convolution(torch.autograd.Function):
         each = images.to(dtype).chunk(len(params))
         saved: list[Tensor] = []
         parts: list[Tensor] = []
-        for at_once in _pairs(len(params), images.device):
+        for at_once in _sets(copies):
             inputs = _side_by_side(each, at_once)
             own = weight.of(params)[at_once].flatten(0, 1).to(dtype)
             plus = None if bias is None else bias.of(params)[at_once].flatten().to(dtype)
@@ -151,16 +149,16 @@ class _Convolution(torch.autograd.Function):
             parts += out.chunk(len(at_once), dim=1)
             saved += [inputs, own]
         ctx.save_for_backward(*saved)
-        ctx.found, ctx.parts, ctx.how, ctx.k = copies.found, (weight, bias), how, len(params)
+        ctx.copies, ctx.parts, ctx.how = copies, (weight, bias), how
         return torch.cat(parts[: len(params)])
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        each, how = outputs[0].chunk(ctx.k), ctx.how
+        k, how = len(ctx.copies.params), ctx.how
+        each, sets = outputs[0].chunk(k), _sets(ctx.copies)
         wanted = [ctx.needs_input_grad[0], *(part is not None and part.trained for part in ctx.parts)]
         found: list[list[Tensor]] = [[], [], []]
-        saved = zip(_pairs(ctx.k, outputs[0].device), ctx.saved_tensors[::2], ctx.saved_tensors[1::2], strict=True)
-        for at_once, inputs, own in saved:
+        for at_once, inputs, own in zip(sets, ctx.saved_tensors[::2], ctx.saved_tensors[1::2], strict=True):
             grad, groups = _side_by_side(each, at_once), len(at_once) * how.groups
             gradients = torch.ops.aten.convolution_backward(
                 grad, inputs, own, [len(own)], how.stride, how.padding, how.dilation, False, [0, 0], groups, wanted
@@ -170,15 +168,15 @@ class _Convolution(torch.autograd.Function):
                     there += gradient.chunk(len(at_once), dim)
         for part, parts in zip(ctx.parts, found[1:], strict=True):
             if parts:
-                ctx.found.append(partial(_add, part, torch.stack(parts[: ctx.k])))
-        return torch.cat(found[0][: ctx.k]) if wanted[0] else None, *(None,) * 5
+                ctx.copies.found.append(partial(_add, part, torch.stack(parts[:k])))
+        return torch.cat(found[0][:k]) if wanted[0] else None, *(None,) * 5
 
 
-def _pairs(copies: int, device: torch.device) -> list[list[int]]:
-    """Say which copies are convolved at once."""
-    if device.type != "cpu":
-        return [list(range(copies))]
-    return [[i, min(i + 1, copies - 1)] for i in range(0, copies, 2)]
+def _sets(copies: Copies) -> list[list[int]]:
+    """Say which copies are convolved at once; where there are too few, the last is again and again."""
+    k = len(copies.params)
+    at_once = copies.convolved_at_once or k
+    return [[min(first + i, k - 1) for i in range(at_once)] for first in range(0, k, at_once)]
 
 
 def _side_by_side(images: Sequence[Tensor], which: list[int]) -> Tensor:
@@ -234,14 +232,15 @@ def _add_sums(part: Part, images: Tensor, rows: Tensor, alpha: float) -> None:
 
 
 def matrices(count: int, rows: int, columns: int, *, like: Tensor) -> Tensor:
-    """Memory for so many matrices of the kind of `like`, each beginning at a multiple of `ALIGNED` entries."""
-    size = -(-rows * columns // ALIGNED) * ALIGNED
+    """Memory for so many matrices of the kind of `like`, all aligned alike."""
+    step = ALIGNED // like.element_size()
+    size = -(-rows * columns // step) * step
     return like.new_empty(count, size)[:, : rows * columns].view(count, rows, columns)
 
 
 def align(given: Tensor) -> Tensor:
     """Return matrices (k, rows, columns), each contiguous and all aligned alike."""
-    if given.stride(0) % ALIGNED == 0 and given.stride()[1:] == (given.shape[2], 1):
+    if given.stride(0) * given.element_size() % ALIGNED == 0 and given.stride()[1:] == (given.shape[2], 1):
         return given
     return matrices(*given.shape, like=given).copy_(given)
 

@@ -102,7 +102,7 @@ class Bench:
 
     def together(self, copies: Sequence[int], counts: Sequence[int] | None = None) -> tuple[BatchedModel, Tensor]:
         """Copies after a backward pass of their mean losses, and their losses (k, examples)."""
-        batched = BatchedModel(self.model, max(len(copies), 2))
+        batched = BatchedModel(self.model, len(self.params))
         counts = counts or [EXAMPLES] * len(copies)
         batched.params[: len(copies)] = self.params[list(copies)]
         batched.expect(counts)
