@@ -107,7 +107,7 @@ class Updates:
 
     @cached_property
     def _magnitudes(self) -> Float64:
-        """Largest absolute entry of each row, and last of the reference if there is one; NaN if there is a NaN."""
+        """What `_magnitude` says of each row, and last of the reference if there is one."""
         return self.columns.largest(np.array([_magnitude(row) for row in self._rows_and_reference], np.float64))
 
     @property
@@ -273,8 +273,15 @@ def clipped(norms: Float64, threshold: float) -> Float64:
 
 
 def _magnitude(row: Float32) -> float:
-    """Largest absolute entry; NaN if there is a NaN, 0 if there are no entries."""
-    return float(np.maximum(row.max(), -row.min())) if len(row) else 0.0
+    """Largest absolute entry, or 1 where that is surely in the safe range; NaN if there is a NaN, 0 without entries."""
+    if not len(row):
+        return 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = float(row @ row)  # in one look at the row, where the largest and the smallest entry take two
+    # The largest entry's square is at most the sum of all, and at least its d-th part; a factor 4 is for rounding.
+    if 4 * len(row) * 2.0 ** (-2 * _SAFE) < square < 2.0 ** (2 * _SAFE) / 4:
+        return 1.0
+    return float(np.maximum(row.max(), -row.min()))
 
 
 def _inner_products(rows: list[Float32], magnitudes: Float64, spread: Columns) -> Float64:
