@@ -30,6 +30,7 @@ cohort = {cohort}
 local_epochs = {epochs}
 batch_size = {batch}
 lr = {lr}
+clients_per_batch = "auto"
 
 [aggregator]
 name = "mean"
