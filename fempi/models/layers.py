@@ -89,7 +89,9 @@ def shift(images: Tensor, copies: Copies, part: Part) -> Tensor:
 class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, anchor: Tensor, copies: Copies, weight: Part, bias: Part | None) -> Tensor:
-        matrix, rows = align(weight.of(copies.params).to(copies.dtype)), align(rows.to(copies.dtype))
+        matrix, rows = weight.of(copies.params), align(rows.to(copies.dtype))
+        if matrix.dtype != rows.dtype:
+            matrix = align(matrix.to(rows.dtype))
         out = matrices(len(rows), rows.shape[1], matrix.shape[1], like=rows)
         if bias is not None:
             out.copy_(bias.of(copies.params)[:, None])
@@ -240,7 +242,9 @@ def matrices(count: int, rows: int, columns: int, *, like: Tensor) -> Tensor:
 
 def align(given: Tensor) -> Tensor:
     """Return matrices (k, rows, columns), each contiguous and all aligned alike."""
-    if given.stride(0) * given.element_size() % ALIGNED == 0 and given.stride()[1:] == (given.shape[2], 1):
+    k, size = len(given), given.element_size()
+    begins = given.data_ptr() % ALIGNED == 0 and (k == 1 or given.stride(0) * size % ALIGNED == 0)
+    if begins and given.stride()[1:] == (given.shape[2], 1):
         return given
     return matrices(*given.shape, like=given).copy_(given)
 
