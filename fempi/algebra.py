@@ -284,20 +284,20 @@ def _magnitude(row: Float32) -> float:
     return float(np.maximum(row.max(), -row.min()))
 
 
-def _inner_products(rows: list[Float32], magnitudes: Float64, spread: Columns) -> Float64:
+def _inner_products(rows: list[Float32], magnitudes: Float64, columns: Columns) -> Float64:
     # A power of two scales without rounding, so ordinary rows keep their bits, and hostile ones neither overflow nor
     # hide: a row too small to have a norm would have any cosine it likes.
     exponents = np.frexp(magnitudes)[1].astype(np.int64)
     exponents -= exponents.clip(-_SAFE, _SAFE)
     scales = np.ldexp(np.float32(1), -exponents).astype(np.float32)
 
-    def products(columns: slice) -> Float32:
+    def products(here: slice) -> Float32:
         # The same block at another row stride gives other bits: always multiply a fresh contiguous copy.
-        block = np.empty((len(rows), columns.stop - columns.start), np.float32)
+        block = np.empty((len(rows), here.stop - here.start), np.float32)
         for target, row, scale in zip(block, rows, scales, strict=True):
-            np.multiply(row[columns], scale, out=target)
+            np.multiply(row[here], scale, out=target)
         return block @ block.T
 
-    gram = spread.sum(map(products, spread.blocks()))
+    gram = columns.sum(map(products, columns.blocks()))
     unscaled: Float64 = np.ldexp(gram, exponents[:, None] + exponents[None, :])
     return unscaled

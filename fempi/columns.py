@@ -57,6 +57,10 @@ class Columns:
         """Return a vector over all columns (d,) from its part at hand."""
         return piece
 
+    def whole(self, rows: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:
+        """Return on root the rows (d,) whose columns (k, width) are at hand."""
+        return rows
+
     def largest(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the largest of what each part of the columns says (k,); NaN where any says NaN."""
         return values

@@ -1,4 +1,4 @@
-"""All that is said between ranks; the only importer of mpi4py.
+"""All that is said between ranks but updates, which `exchange` moves; nothing else imports mpi4py.
 
 Arrays travel as buffers, never pickled. Whatever goes wrong on one rank ends the job on all of them.
 """
@@ -40,7 +40,7 @@ class Comm:
     """A communicator and the few things a benchmark says over it. Rank 0 is the root."""
 
     def __init__(self, mpi: MPI.Comm) -> None:
-        self._mpi = mpi
+        self.mpi = mpi
         self.rank: int = mpi.rank
         self.size: int = mpi.size
         self.is_root = self.rank == 0
@@ -51,35 +51,35 @@ class Comm:
 
     def broadcast(self, array: Float32) -> None:
         """Overwrite `array` with root's."""
-        self._mpi.Bcast(array, root=0)
+        self.mpi.Bcast(array, root=0)
 
     def sum_to_root(self, array: np.ndarray) -> np.ndarray:
         """Element-wise sum over the ranks; only root's result means anything."""
         total = np.zeros_like(array)
-        self._mpi.Reduce(array, total if self.is_root else None, op=MPI.SUM, root=0)
+        self.mpi.Reduce(array, total if self.is_root else None, op=MPI.SUM, root=0)
         return total
 
     def stack_to_root(self, array: np.ndarray) -> np.ndarray:
         """Each rank's array, stacked along a new first axis; only root's result means anything."""
         stacked = np.zeros((self.size, *array.shape), array.dtype)
-        self._mpi.Gather(array, stacked if self.is_root else None, root=0)
+        self.mpi.Gather(array, stacked if self.is_root else None, root=0)
         return stacked
 
     def largest(self, number: int) -> int:
         """The largest number that any rank says, on every rank."""
-        return int(self._mpi.allreduce(number, op=MPI.MAX))
+        return int(self.mpi.allreduce(number, op=MPI.MAX))
 
     def describe(self, facts: T) -> list[T]:
         """A short text, or something as small, from every rank, on every rank."""
-        return self._mpi.allgather(facts)
+        return self.mpi.allgather(facts)
 
     def split(self, part: int) -> Comm:
         """The communicator of the ranks that name the same part, in this one's order; all ranks must call it."""
-        return Comm(self._mpi.Split(part, self.rank))
+        return Comm(self.mpi.Split(part, self.rank))
 
     def on_this_host(self) -> Comm:
         """The communicator of the ranks on the same host; all ranks must call it."""
-        return Comm(self._mpi.Split_type(MPI.COMM_TYPE_SHARED))
+        return Comm(self.mpi.Split_type(MPI.COMM_TYPE_SHARED))
 
     def agree(self, facts: str, otherwise: str) -> None:
         """Raise `Refused(otherwise)` on every rank unless all say the same."""
@@ -109,7 +109,7 @@ class Comm:
                 outcome = ("", work())
             except FempiError as error:
                 outcome = (str(error), None)
-        said, result = self._mpi.bcast(outcome, root=0)
+        said, result = self.mpi.bcast(outcome, root=0)
         if said:
             raise Refused(said)
         return result  # type: ignore[no-any-return]
@@ -127,7 +127,7 @@ class Comm:
                 result = work(part)
             except Refused as error:
                 said = str(error)
-        part._mpi.Free()
+        part.mpi.Free()
         self._meet_asleep()
 
         def complain() -> None:
@@ -139,7 +139,7 @@ class Comm:
 
     def _meet_asleep(self) -> None:
         """Return when every rank has come here, and sleep until then."""
-        request = self._mpi.Ibarrier()
+        request = self.mpi.Ibarrier()
         while not request.Test():
             time.sleep(_NAP)
 
@@ -151,7 +151,7 @@ class Letters:
     """
 
     def __init__(self, comm: Comm) -> None:
-        self._mpi = comm._mpi
+        self._mpi = comm.mpi
         self._sent: list[tuple[int, MPI.Request]] = []
         self._read: list[int] = []
 

@@ -31,7 +31,7 @@ class SpreadColumns(Columns):
         edges = [min(rank * blocks // comm.size * BLOCK, d) for rank in range(comm.size + 1)]
         super().__init__(d, edges[comm.rank], edges[comm.rank + 1])
         self.parts = [slice(*part) for part in pairwise(edges)]
-        self._mpi, self._rank = comm._mpi, comm.rank
+        self._mpi, self._rank = comm.mpi, comm.rank
         self._holders = [rank for rank, part in enumerate(self.parts) if part.start < part.stop]
 
     def sum(self, terms: Iterable[Any]) -> Float64:
@@ -75,11 +75,8 @@ class SpreadColumns(Columns):
         self._mpi.Allreduce(MPI.IN_PLACE, values.view(np.uint32), op=MPI.BOR)  # a sum would lose the sign of -0
         return values
 
-    def rows_at_root(self, rows: Float32) -> Iterator[Float32]:
-        """Yield on root the rows (d,) whose columns all ranks have, one after the other in one buffer.
-
-        The other ranks return when root has taken all.
-        """
+    def whole(self, rows: Float32) -> Iterator[Float32]:
+        """Yield the rows (d,) on root, one after the other in one buffer; others return when root has taken all."""
         if self._rank == 0:
             return self._received(rows)
         for row in rows if self.width else []:
@@ -113,7 +110,7 @@ class RowGather:
         self._places = {int(slot): int(slot) if comm.is_root else i for i, slot in enumerate(mine)}
         if comm.is_root:
             for slot in np.flatnonzero(owners != 0):
-                request = comm._mpi.Irecv(self.updates[slot], source=int(owners[slot]), tag=int(slot))
+                request = comm.mpi.Irecv(self.updates[slot], source=int(owners[slot]), tag=int(slot))
                 self._pending.append(request)
 
     @property
@@ -134,16 +131,12 @@ class RowGather:
     def send(self, slot: int) -> None:
         """Hand a finished row over; it must not change any more."""
         if not self._comm.is_root:
-            self._pending.append(self._comm._mpi.Isend(self.row(slot), dest=0, tag=slot))
+            self._pending.append(self._comm.mpi.Isend(self.row(slot), dest=0, tag=slot))
 
     def wait(self) -> Float32:
         """Return when all rows are where they belong; root's result is (n, d)."""
         MPI.Request.Waitall(self._pending)
         return self.updates
-
-    def whole(self, rows: Float32) -> Float32:
-        """Return rows of all columns, for root to record."""
-        return rows
 
 
 class ColumnGather:
@@ -162,7 +155,7 @@ class ColumnGather:
         self._rows: dict[int, Float32] = {}
         self._sent: dict[int, list[MPI.Request]] = {}
         self._received = [
-            comm._mpi.Irecv(self.updates[slot], source=int(owners[slot]), tag=int(slot))
+            comm.mpi.Irecv(self.updates[slot], source=int(owners[slot]), tag=int(slot))
             for slot in (np.flatnonzero(owners != comm.rank) if self.columns.width else [])
         ]
 
@@ -175,7 +168,7 @@ class ColumnGather:
         row = self._rows[slot]
         self.updates[slot] = row[self.columns.here]
         self._sent[slot] = [
-            self._comm._mpi.Isend(row[part], dest=rank, tag=slot)
+            self._comm.mpi.Isend(row[part], dest=rank, tag=slot)
             for rank, part in enumerate(self.columns.parts)
             if rank != self._comm.rank and part.start < part.stop
         ]
@@ -188,10 +181,6 @@ class ColumnGather:
         self._rows.clear()
         return self.updates
 
-    def whole(self, rows: Float32) -> Iterator[Float32]:
-        """Return rows of all columns, one by one, for root to record; the other ranks wait until it has done so."""
-        return self.columns.rows_at_root(rows)
-
 
 Gather = RowGather | ColumnGather
 
@@ -199,4 +188,4 @@ Gather = RowGather | ColumnGather
 def gatherv(comm: Comm, rows: Float32, whole: Float32, counts: Int64) -> None:
     """Gather all ranks' rows at once into root's `whole`, as a yardstick: `counts` says how many numbers each has."""
     send = rows.ravel()
-    comm._mpi.Gatherv(send, [whole.ravel(), (counts, None)] if comm.is_root else None, root=0)
+    comm.mpi.Gatherv(send, [whole.ravel(), (counts, None)] if comm.is_root else None, root=0)

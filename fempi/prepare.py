@@ -22,7 +22,7 @@ from fempi.columns import Columns
 from fempi.config import Config, Privacy, Train
 from fempi.datasets.partition import share_out, split
 from fempi.errors import FempiError
-from fempi.models.agreement import require_agreement, suitable
+from fempi.models.agreement import batched_model, suitable
 from fempi.models.batched import BatchedModel
 from fempi.models.flat import FlatModel
 from fempi.problem import Images, Problem, label_counts
@@ -118,13 +118,11 @@ def _batched(options: Train, model: FlatModel, image_shape: tuple[int, ...]) -> 
     if wanted == 1 or (wanted == "auto" and count == 1):
         return None
     try:
-        batched = BatchedModel(model, count)
-        require_agreement(batched, model, image_shape)
+        return batched_model(model, count, image_shape)
     except ValueError:
         if wanted == "auto":
             return None
         raise
-    return batched
 
 
 @lru_cache  # the accountant takes seconds for "fixed"

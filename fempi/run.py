@@ -147,9 +147,9 @@ def run(
         arrays["timing/seconds"] = comm.stack_to_root(clock.seconds)
         clock = Clock()  # writing a round, where anybody waits for it, is part of the next
         with clock("record"):
-            if sharded and description.layout.keeps_vectors(round_):
+            if gather.judges and description.layout.keeps_vectors(round_):
                 for name in ("rounds/update", "rounds/trained_update"):  # as the recorder takes them
-                    arrays[name] = gather.whole(arrays[name])
+                    arrays[name] = gather.columns.whole(arrays[name])
             if recorder is not None:
                 recorder.write(round_, arrays, state, wait=sharded)
         if recorder is not None:

@@ -22,6 +22,7 @@ from fempi.errors import FempiError
 from fempi.groups import Groups
 from fempi.placement import Placement
 from fempi.prepare import prepare
+from fempi.problem import Problem
 from fempi.progress import Reporter
 from fempi.run import run
 from fempi.runfile import MASTER, RunFile, folder_of, lock_of
@@ -68,10 +69,7 @@ def run_all(
             raise Refused(f"{each[0].label}: {error}" if len(configs) > 1 else str(error)) from error
 
     with Watchdog(options.watchdog_seconds, f"rank {comm.rank} of {comm.size} on {comm.host}") as watchdog:
-        comm.agree(
-            " ".join(config.hash for config in configs),
-            otherwise="the ranks have read different configurations or plugin files; are they all on one disk?",
-        )
+        agree_on(configs, comm)
         sizes, refused, digest = comm.together(lambda: _try_all(configs, options, groups, watchdog))
         comm.agree(
             " ".join(refused),
@@ -107,6 +105,21 @@ def run_all(
         return list(records.values())
 
 
+def agree_on(configs: Sequence[Config], comm: Comm) -> None:
+    """Raise `Refused` unless all ranks have read the same."""
+    comm.agree(
+        " ".join(config.hash for config in configs),
+        otherwise="the ranks have read different configurations or plugin files; are they all on one disk?",
+    )
+
+
+def prepare_alike(config: Config, comm: Comm, data_root: Path, device: torch.device) -> Problem:
+    """Build a run's problem on every rank; raise `Refused` on all of them unless it is the same."""
+    problem = comm.together(lambda: prepare(config, data_root, device))
+    comm.agree(problem.digest, otherwise=_DIFFERENT)
+    return problem
+
+
 _DIFFERENT = "the ranks have built different problems: is the data the same on every host, or is a plugin random?"
 
 
@@ -128,10 +141,8 @@ def _settled(
         if not claimed:
             return None
         if comm.from_root(lambda: _found(config, target)) is None:
-            problem = comm.together(lambda: prepare(config, options.data_root, options.device))
-            comm.agree(problem.digest, otherwise=_DIFFERENT)
             run(
-                problem,
+                prepare_alike(config, comm, options.data_root, options.device),
                 comm,
                 folder,
                 placement=options.placement,
@@ -240,7 +251,7 @@ def plan(
         found.append(None if options.force else _found(config, target))
     # A run's folder and its packed file are there at the same time, for as many runs as are made at once.
     to_make = [(c, size) for c, size, record in zip(configs, sizes, found, strict=True) if record is None]
-    folders = [size + c.rounds * _ROUND_FILE for c, size in to_make]
+    folders = [size + c.rounds * ROUND_FILE for c, size in to_make]
     packed = sum(size if c.record.pack else folder for (c, size), folder in zip(to_make, folders, strict=True))
     also = heapq.nlargest(at_once, (f for (c, _), f in zip(to_make, folders, strict=True) if c.record.pack))
     needed = packed + sum(also)
@@ -254,7 +265,7 @@ def plan(
     return found
 
 
-_ROUND_FILE = 20_000
+ROUND_FILE = 20_000
 """Bytes that a round's file takes besides its data, for names and attributes."""
 
 

@@ -11,14 +11,13 @@ import torch
 
 from fempi import experiment
 from fempi.bench.prediction import Job, Network
+from fempi.bench.times import many
 from fempi.config import Config
 from fempi.description import expected_bytes
 from fempi.errors import FempiError
 from fempi.prepare import prepare
 from fempi.server import EVALUATION_BATCH
-
-_ROUND_FILE = 20_000
-"""Bytes that a round's file takes besides its data, for names and attributes."""
+from fempi.sweep import ROUND_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +92,7 @@ def plan_of(options: Options, size: int) -> Plan:
                 raise
             where = f"weak scaling has a cohort of {cohort} on {many(cohort // per_rank, 'rank')}"
             raise FempiError(f"{where}: {error}; use a larger --per-rank, or --ranks that begin later") from error
-        record_bytes = max(record_bytes, expected_bytes(problem, size) + config.rounds * _ROUND_FILE)
+        record_bytes = max(record_bytes, expected_bytes(problem, size) + config.rounds * ROUND_FILE)
     job = Job(
         num_examples=problem.num_examples,
         root_examples=len(problem.root_examples) if problem.needs_reference else 0,
@@ -138,8 +137,3 @@ def numbers(text: str) -> list[int]:
     if min(ranks, default=1) < 1:
         raise FempiError(f"--ranks {text}: give numbers, as in 1,2,4")
     return ranks
-
-
-def many(count: int, noun: str) -> str:
-    """Count a noun."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -21,14 +21,15 @@ import torch
 
 import fempi
 from fempi.bench import rounds, times
-from fempi.bench.plan import Options, Plan, many, plan_of
+from fempi.bench.plan import Options, Plan, plan_of
 from fempi.bench.prediction import Model, Network, Parts, Prediction, Residual, compared, fit, predict, residual
 from fempi.bench.rounds import Rounds
+from fempi.bench.times import many
 from fempi.comm import Comm, library
 from fempi.config import Config
 from fempi.display import console
 from fempi.errors import FempiError
-from fempi.prepare import prepare
+from fempi.sweep import agree_on, prepare_alike
 
 PREDICTED = (10, 100, 1000)
 """Ranks that the tables have predictions for"""
@@ -118,10 +119,7 @@ def measure(comm: Comm, options: Options, say: Callable[[str], None] = lambda _:
     Raises `Refused` for what the user can mend.
     """
     plan = comm.together(lambda: plan_of(options, comm.size))
-    comm.agree(
-        " ".join(config.hash for config in plan.configs.values()),
-        otherwise="the ranks have read different configurations or plugin files; are they all on one disk?",
-    )
+    agree_on(list(plan.configs.values()), comm)
     places = comm.describe((comm.host, sorted(os.sched_getaffinity(0)), torch.get_num_threads()))
     scratch = Path(comm.from_root(lambda: _scratch(options.folder, plan.record_bytes)))
     found: dict[tuple[int, int], Rounds] = {}
@@ -130,10 +128,7 @@ def measure(comm: Comm, options: Options, say: Callable[[str], None] = lambda _:
             config, here = plan.configs[cohort], scratch / f"{cohort}-on-{ranks}"
 
             def work(part: Comm, config: Config = config, here: Path = here) -> Rounds | None:
-                problem = prepare(config, options.data_root, options.device)
-                part.agree(
-                    problem.digest, otherwise="the ranks have built different problems: are their data the same?"
-                )
+                problem = prepare_alike(config, part, options.data_root, options.device)
                 return rounds.timed(part, problem, here, evaluate_every=plan.job.evaluate_every)
 
             result = comm.on_first(ranks, work)

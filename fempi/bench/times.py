@@ -44,6 +44,11 @@ def milliseconds(seconds: Seconds) -> str:
     return f"{median} ({least} to {most})"
 
 
+def many(count: int, noun: str) -> str:
+    """Count a noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def table(first: str, *others: str) -> Table:
     """Return an empty table; all columns but the first hold numbers."""
     out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -20,7 +20,7 @@ from fempi.bench import times
 from fempi.comm import Comm
 from fempi.display import console
 from fempi.errors import FempiError
-from fempi.models.agreement import require_agreement
+from fempi.models.agreement import batched_model
 from fempi.models.batched import BatchedModel
 from fempi.models.flat import FlatModel
 from fempi.rng import stream
@@ -143,19 +143,17 @@ def measure(
 
 def _batched(model: FlatModel, clients: int) -> BatchedModel:
     try:
-        batched = BatchedModel(model, clients)
-        require_agreement(batched, model, SHAPE)
+        return batched_model(model, clients, SHAPE)
     except ValueError as error:
         raise FempiError(str(error)) from error
-    return batched
 
 
 def show(measured: Measured) -> None:
     """Print what was measured."""
     out, m = console(), measured
-    of = f"{_many(m.epochs, 'epoch')} of {m.examples} examples in batches of {m.batch_size}"
+    of = f"{times.many(m.epochs, 'epoch')} of {m.examples} examples in batches of {m.batch_size}"
     of += f", {m.clients_per_batch} clients at once" if m.clients_per_batch > 1 else ""
-    on = f"{_many(m.ranks, 'rank')} of {_many(m.threads, 'thread')} ({m.device})"
+    on = f"{times.many(m.ranks, 'rank')} of {times.many(m.threads, 'thread')} ({m.device})"
     out.print(f"{m.model}, {m.params:,} parameters: {of}; {on}", highlight=False, soft_wrap=True)
     table = times.table("", "ms", "clients/s", "imbalance", "GFLOP/s a rank", "of sgemm's")
     table.add_row(
@@ -168,10 +166,6 @@ def show(measured: Measured) -> None:
     )
     table.add_row("sgemm", "", "", "", f"{m.sgemm / 1e9:.1f}", "")
     out.print(table)
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _flops(model: str, examples: int, batch_size: int) -> float:

@@ -43,6 +43,13 @@ def suitable(model: FlatModel, image_shape: Sequence[int], batch_size: int) -> i
     return MOST_ON_CPU if counter.get_total_flops() * batch_size <= LITTLE_ARITHMETIC else 1
 
 
+def batched_model(model: FlatModel, clients: int, image_shape: Sequence[int]) -> BatchedModel:
+    """Make copies of a model for so many clients; ValueError if these would not be trained as one by one."""
+    batched = BatchedModel(model, clients)
+    require_agreement(batched, model, image_shape)
+    return batched
+
+
 def require_agreement(batched: BatchedModel, model: FlatModel, image_shape: Sequence[int]) -> None:
     """Raise ValueError unless copies of `model`, which keeps its parameters, find what it finds itself.
 

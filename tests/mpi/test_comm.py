@@ -37,12 +37,12 @@ def gathered(owners, d):
 
 
 def test_one_communicator_sees_all_ranks():
-    assert world._mpi.allgather(world.rank) == everyone
+    assert world.mpi.allgather(world.rank) == everyone
     assert world.is_root == (world.rank == 0)
 
 
 def test_local_ranks_number_the_ranks_of_a_host():
-    places = world._mpi.allgather((world.host, world.local_rank))
+    places = world.mpi.allgather((world.host, world.local_rank))
     for host in {host for host, _ in places}:
         local = [number for name, number in places if name == host]
         assert local == list(range(len(local)))

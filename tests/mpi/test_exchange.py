@@ -42,7 +42,7 @@ def equal(one, other):
 @every_length
 def test_every_column_is_with_one_rank_and_blocks_are_whole(d):
     columns = SpreadColumns(world, d)
-    parts = world._mpi.allgather((columns.start, columns.stop))
+    parts = world.mpi.allgather((columns.start, columns.stop))
     assert [start for start, _ in parts] == [0, *(stop for _, stop in parts[:-1])]
     assert parts[-1][1] == d
     assert all(start % BLOCK == 0 or start == d for start, _ in parts)
@@ -80,7 +80,7 @@ def test_every_rank_gets_its_columns_of_all_rows_and_root_can_have_them_whole(d,
         gather.send(slot)
     received = gather.wait()
     assert equal(received, sent[:, gather.columns.here])
-    whole = [row.copy() for row in gather.whole(received[1:])]
+    whole = [row.copy() for row in gather.columns.whole(received[1:])]
     assert equal(whole, sent[1:]) if world.is_root else whole == []
 
 
