@@ -72,6 +72,8 @@ RULES: Mapping[str, Sequence[str]] = {
     "nnm > multi_krum": ["NNM", "MultiKrum"],
 }
 """fempi's rules, and the classes of ByzFL that do the same"""
+KINDS = ("torch", "numpy")
+"""What ByzFL takes updates as; it computes in another way with each"""
 QUIET = {
     "CUDA_VISIBLE_DEVICES": "",
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -147,10 +149,14 @@ def training_table(contenders: Sequence[Contender]) -> Table:
 
 def rules_table(pairs: Sequence[tuple[Contender, Contender]]) -> Table:
     """Lay out how long each rule takes, fempi's and ByzFL's."""
-    table = times.table("rule", "fempi, s", "ByzFL, s", "ByzFL / fempi")
+    columns = [name for kind in KINDS for name in (f"ByzFL with {kind}, s", "ByzFL / fempi")]
+    table = times.table("rule", "fempi, s", *columns)
     for ours, theirs in pairs:
-        ratio = spread(ratios(theirs.values, ours.values))
-        table.add_row(ours.name, spread(ours.values), spread(theirs.values), ratio)
+        row = [ours.name, spread(ours.values)]
+        for kind in KINDS:
+            taken = [each["kinds"][kind] for each in theirs.found if kind in each["kinds"]]
+            row += [spread(taken), spread(ratios(taken, ours.values))]
+        table.add_row(*row)
     return table
 
 

@@ -157,8 +157,19 @@ def test_the_table_says_how_much_faster():
 
 
 def test_rules_are_compared_by_time():
-    pair = made_up("median", [0.5, 1.0], "seconds"), made_up("Median", [2.0, 2.0], "seconds")
-    assert "3 (2 to 4)" in shown(compare.rules_table([pair]))
+    ours, theirs = made_up("median", [0.5, 1.0], "seconds"), made_up("Median", [2.0, 2.0], "seconds")
+    for each, seconds in zip(theirs.found, (1.0, 1.0), strict=True):
+        each["kinds"] = {"torch": 2.0, "numpy": seconds}
+    lines = shown(compare.rules_table([(ours, theirs)]))
+    assert "3 (2 to 4)" in lines  # with torch
+    assert "1.5 (1 to 2)" in lines  # with numpy
+
+
+def test_a_rule_that_needs_too_much_memory_in_one_way_is_timed_in_the_other():
+    ours, theirs = made_up("nnm", [0.5], "seconds"), made_up("NNM", [2.0], "seconds")
+    theirs.found[0]["kinds"] = {"numpy": 2.0}
+    row = shown(compare.rules_table([(ours, theirs)])).splitlines()[-1]
+    assert row.split() == ["nnm", "0.5", "(0.5", "to", "0.5)", "-", "-", "2", "(2", "to", "2)", "4", "(4", "to", "4)"]
 
 
 def test_every_rule_is_fempis():

@@ -1,4 +1,4 @@
-"""ByzFL's rules: how long one takes to aggregate, given torch's tensors or numpy's arrays, whichever it is faster with.
+"""ByzFL's rules: how long one takes to aggregate, given torch's tensors, and given numpy's arrays.
 
 The updates are as those of `fempi bench aggregate`: a common direction, and noise of half its length. A rule may have
 the memory that is free; what asks for more is refused, before the machine has to end a process for it.
