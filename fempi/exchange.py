@@ -93,6 +93,22 @@ class SpreadColumns(Columns):
             yield whole
 
 
+class Memory:
+    """Matrices for the rows of rounds, so many in turn: memory that is used again need not be found and cleared."""
+
+    def __init__(self, turns: int = 1) -> None:
+        self._kept = [np.empty(0, np.float32) for _ in range(turns)]
+        self._turn = 0
+
+    def matrix(self, rows: int, columns: int) -> Float32:
+        """Return a matrix with anything in it; the one before it, of the same turn, is no more."""
+        self._turn = (self._turn + 1) % len(self._kept)
+        if self._kept[self._turn].size < rows * columns:
+            self._kept[self._turn] = np.empty(0, np.float32)  # let go before there is another
+            self._kept[self._turn] = np.empty(rows * columns, np.float32)
+        return self._kept[self._turn][: rows * columns].reshape(rows, columns)
+
+
 class RowGather:
     """Collects the rows of a round at root, each straight into its place.
 
@@ -101,12 +117,12 @@ class RowGather:
     n times d is, and no row is copied twice.
     """
 
-    def __init__(self, comm: Comm, owners: Int64, d: int) -> None:
+    def __init__(self, comm: Comm, owners: Int64, d: int, memory: Memory | None = None) -> None:
         self._comm = comm
         self.columns = Columns(d)
         self._pending: list[MPI.Request] = []
         mine = np.flatnonzero(owners == comm.rank)
-        self.updates: Float32 = np.empty((len(owners) if comm.is_root else len(mine), d), np.float32)
+        self.updates = (memory or Memory()).matrix(len(owners) if comm.is_root else len(mine), d)
         self._places = {int(slot): int(slot) if comm.is_root else i for i, slot in enumerate(mine)}
         if comm.is_root:
             for slot in np.flatnonzero(owners != 0):
@@ -147,11 +163,11 @@ class ColumnGather:
 
     judges = True
 
-    def __init__(self, comm: Comm, owners: Int64, d: int) -> None:
+    def __init__(self, comm: Comm, owners: Int64, d: int, memory: Memory | None = None) -> None:
         self._comm = comm
         self.columns = SpreadColumns(comm, d)
         self.slots = [int(slot) for slot in np.flatnonzero(owners == comm.rank)]
-        self.updates: Float32 = np.empty((len(owners), self.columns.width), np.float32)
+        self.updates = (memory or Memory()).matrix(len(owners), self.columns.width)
         self._rows: dict[int, Float32] = {}
         self._sent: dict[int, list[MPI.Request]] = {}
         self._received = [

@@ -21,7 +21,7 @@ from fempi.columns import Columns
 from fempi.comm import Comm
 from fempi.description import describe
 from fempi.errors import FempiError
-from fempi.exchange import ColumnGather, Gather, RowGather
+from fempi.exchange import ColumnGather, Gather, Memory, RowGather
 from fempi.placement import Placement, place
 from fempi.problem import Problem, Tested
 from fempi.progress import Progress, Reporter
@@ -70,6 +70,8 @@ def run(
     params = state.params
     comm.broadcast(params)
     memory = dict(state.attack)
+    # A round's updates may still be read by the thread that records them while the next round's are collected.
+    matrices = Memory(turns=1 if sharded or config.record.updates == "none" else 2)
 
     clock = Clock()
     for round_ in range(done + 1, config.rounds + 1):
@@ -91,7 +93,7 @@ def run(
 
         with clock("train"):
             start = torch.from_numpy(params).to(model.device)
-            gather: Gather = (ColumnGather if sharded else RowGather)(comm, owners, model.d)
+            gather: Gather = (ColumnGather if sharded else RowGather)(comm, owners, model.d, matrices)
             losses = np.zeros(len(clients))
             for slots in problem.groups(clients, gather.slots):
                 rows = [gather.row(slot) for slot in slots]
@@ -117,12 +119,13 @@ def run(
                 params = server.apply(params, decision)
             arrays |= evidence(problem, round_, received, decision, arrays["rounds/attacking"])
             del received
+            memory |= _apart(memory, updates)
             if reference is not None:
                 arrays["rounds/reference"] = reference
             state = Checkpoint(
                 round=round_,
                 params=params,
-                rule=decision.state,
+                rule=_apart(decision.state, updates),
                 attack={name: values.copy() for name, values in memory.items()},
                 epsilon=float(problem.epsilon[round_ - 1]),
             )
@@ -155,10 +158,15 @@ def run(
         if recorder is not None:
             accuracy = scores.accuracy if scores is not None else None
             reporter.progressed(Progress(round=round_, rounds=config.rounds, made=round_ - done, accuracy=accuracy))
-        del gather, updates, arrays  # the next round's rows come before these names would be used again
+        del gather, arrays  # before the next round's rows come
 
     if recorder is not None:
         recorder.finish(params)
+
+
+def _apart(kept: State, updates: Float32) -> dict[str, np.ndarray]:
+    """Copy what is to be kept and lies in the updates, whose memory the next rounds use again."""
+    return {name: values.copy() if np.may_share_memory(values, updates) else values for name, values in kept.items()}
 
 
 Judge = Callable[[Float32], tuple[Updates, Decision]]
