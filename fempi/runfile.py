@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tomllib
 from functools import cached_property
@@ -130,6 +131,15 @@ class RunFile:
     def is_sealed(self) -> bool:
         """Whether all but the rounds' own values is as it was written."""
         return bool(self.file.attrs.get(SEAL) == seal(self.file))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the checksums of all committed rounds' results and updates: equal where every bit of these is."""
+        sums = hashlib.sha256()
+        for path in ("checksums/results", "checksums/updates"):
+            if path in self:
+                sums.update(self.read(path).tobytes())
+        return sums.hexdigest()
 
     @property
     def run_id(self) -> str:
