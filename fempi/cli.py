@@ -98,7 +98,7 @@ def _how_to_run(command: Callable[..., int]) -> Callable[..., int]:
 
 
 @commands.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("configs", nargs=-1, required=True, metavar="CONFIG...", type=click.Path(path_type=Path))
 @click.option("--arm", metavar="NAME", help="Make only the runs of this arm.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; VALUE as in TOML.")
 @click.option(
@@ -113,7 +113,7 @@ def _how_to_run(command: Callable[..., int]) -> Callable[..., int]:
 )
 @_how_to_run
 def run(
-    config: Path,
+    configs: Sequence[Path],
     arm: str | None,
     overrides: tuple[str, ...],
     output: Path,
@@ -121,11 +121,11 @@ def run(
     group_size: int | None,
     **how: Any,
 ) -> int:
-    """Make the runs of a configuration file, or go on with them, under mpirun or alone."""
+    """Make the runs of configuration files, or go on with them, under mpirun or alone."""
     from fempi import experiment
 
     return _make(
-        lambda: experiment.load(config, overrides=overrides, arm=arm),
+        lambda: experiment.load_all(configs, overrides=overrides, arm=arm),
         how,
         group_size=group_size,
         output=output,
@@ -174,7 +174,11 @@ def _make(
         device, threads = comm.together(lambda: (_device(how["device"], comm.local_rank), _threads()))
         shown = Reporter()
         if groups.comm.is_root:
-            shown = Display(comm.size) if groups.count == 1 else GroupDisplay(groups.place)
+            in_full = len({config.name for config in configs}) > 1
+            if groups.count == 1:
+                shown = Display(comm.size, in_full=in_full)
+            else:
+                shown = GroupDisplay(groups.place, in_full=in_full)
         with threads:
             records = sweep.run_all(
                 configs,

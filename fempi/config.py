@@ -164,6 +164,11 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
     plugins: Plugins = Plugins()
 
+    @property
+    def title(self) -> str:
+        """This run among those of several files."""
+        return f"{self.name}/{self.label}"
+
     def parameters(self, kind: str) -> dict[str, Any]:
         """The hyper-parameters of this run's plugin of a kind."""
         section, _ = PLUGINS[kind]

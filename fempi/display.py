@@ -20,7 +20,7 @@ from fempi.check import Verdict, check
 from fempi.config import Config
 from fempi.errors import FempiError
 from fempi.matrix import matrices
-from fempi.progress import Progress, Reporter, Share
+from fempi.progress import Outlook, Progress, Reporter, Share
 from fempi.runfile import RunFile
 from fempi.schema import PHASES
 from fempi.summary import duration, summarize, tables
@@ -32,11 +32,15 @@ FEW_RUNS, MANY_RUNS = 12, 60
 
 
 class Display(Reporter):
-    """A progress bar on a terminal; in a log, a plain line every few rounds."""
+    """A progress bar on a terminal; in a log, a plain line every few rounds.
 
-    def __init__(self, ranks: int) -> None:
+    Runs are called by their labels, or `in_full`, where several files have runs of one label.
+    """
+
+    def __init__(self, ranks: int, *, in_full: bool) -> None:
         self._console = console()
         self._ranks = ranks
+        self._in_full = in_full
         self._bar: Bar | None = None
         self._skipped: list[str] = []
 
@@ -47,23 +51,23 @@ class Display(Reporter):
 
     def skipped(self, config: Config, reason: str) -> None:
         """Announce that a run is left out, to be said again after the results."""
-        self._skipped.append(f"{config.label} was skipped: {reason}")
+        self._skipped.append(f"{self._name(config)} was skipped: {reason}")
         self._say(self._skipped[-1])
 
     def left(self, config: Config, holder: str) -> None:
         """Announce that another job is at a run, to be said again after the results."""
-        self._skipped.append(f"{config.label} is left to {holder}")
+        self._skipped.append(f"{self._name(config)} is left to {holder}")
         self._say(self._skipped[-1])
 
     def started(self, config: Config, done: int, same_software: bool) -> None:
         """Begin a run's bar, or say what it is."""
         self._warn(config, same_software)
-        self._label, self._rate, self._accuracy, self._began = config.label, 0.0, "", time.monotonic()
+        self._label, self._accuracy, self._began = self._name(config), "", time.monotonic()
         self._cohort = config.train.cohort
         if not self._console.is_terminal:
             ranks = "1 rank" if self._ranks == 1 else f"{self._ranks} ranks"
             since = f", going on after round {done}" if done else ""
-            self._say(f"{config.label}: {config.rounds} rounds of {config.train.cohort} clients on {ranks}{since}")
+            self._say(f"{self._label}: {config.rounds} rounds of {config.train.cohort} clients on {ranks}{since}")
             return
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -74,7 +78,7 @@ class Display(Reporter):
             console=self._console,
         )
         self._bar.start()
-        self._task = self._bar.add_task(config.label, total=config.rounds, completed=done, facts="")
+        self._task = self._bar.add_task(self._label, total=config.rounds, completed=done, facts="")
 
     def progressed(self, progress: Progress) -> None:
         """Move the bar, or print a line if it is time for one."""
@@ -94,23 +98,32 @@ class Display(Reporter):
             self._bar.stop()
             self._bar = None
 
+    def made(self, config: Config, seconds: float, outlook: Outlook) -> None:
+        """Print how much of a sweep is left."""
+        if outlook.run < outlook.runs:
+            self._say(f"{outlook.run} of {outlook.runs} runs made, about {duration(outlook.seconds)} left")
+
     def finished(self, records: Sequence[Path]) -> None:
-        """Print the table of finished runs, or a matrix where they are many, and where their files are."""
-        summaries = [summarize(path) for path in records]
-        laid_out = matrices(summaries, self._console.width) if len(summaries) > FEW_RUNS else []
-        if len(summaries) <= MANY_RUNS or not laid_out:
-            laid_out = [*tables(summaries, self._console.width), *laid_out]
-        for table in laid_out if records else []:
-            self._console.print(table)
+        """Print a table of each file's finished runs, or a matrix where they are many, and where their records are."""
+        for folder in dict.fromkeys(path.parent for path in records):
+            summaries = [summarize(path) for path in records if path.parent == folder]
+            laid_out = matrices(summaries, self._console.width) if len(summaries) > FEW_RUNS else []
+            if len(summaries) <= MANY_RUNS or not laid_out:
+                laid_out = [*tables(summaries, self._console.width), *laid_out]
+            for table in laid_out:
+                self._console.print(table)
         for reason in self._skipped:
             self._say(reason)
         if records:
             self._say(f"files in {', '.join(sorted({str(path.parent) for path in records}))}")
 
+    def _name(self, config: Config) -> str:
+        return config.title if self._in_full else config.label
+
     def _warn(self, config: Config, same_software: bool) -> None:
         if not same_software:
             self._say(
-                f"{config.label}: earlier rounds were made by other versions (launches/software); bits may differ"
+                f"{self._name(config)}: earlier rounds were made by other versions (launches/software); bits may differ"
             )
 
     def _say(self, text: str) -> None:
@@ -120,8 +133,8 @@ class Display(Reporter):
 class GroupDisplay(Display):
     """What the root of one of several groups tells: a plain line for each run, whole, for others print theirs too."""
 
-    def __init__(self, place: str) -> None:
-        super().__init__(0)
+    def __init__(self, place: str, *, in_full: bool) -> None:
+        super().__init__(0, in_full=in_full)
         self._place = place
 
     def started(self, config: Config, done: int, same_software: bool) -> None:
@@ -134,9 +147,10 @@ class GroupDisplay(Display):
         if progress.accuracy is not None:
             self._accuracy = f"accuracy {progress.accuracy:.4f}  "
 
-    def made(self, config: Config, seconds: float) -> None:
+    def made(self, config: Config, seconds: float, outlook: Outlook) -> None:
         """Print a run's line."""
-        self._say(f"{config.label}: {self._accuracy}{duration(seconds)}  {self._place}")
+        left = f"; run {outlook.run} of {outlook.runs}, about {duration(outlook.seconds)} left"
+        self._say(f"{self._name(config)}: {self._accuracy}{duration(seconds)}  {self._place}{left}")
 
     def shared(self, shares: Sequence[Share], seconds: float) -> None:
         """Print which group has made what, and how busy each was."""
@@ -215,6 +229,7 @@ def info(path: Path) -> None:
             "with": f"torch {facts['torch_version']}, numpy {facts['numpy_version']}, {mpi_library}",
             "ranks": _ranks(record),
             "configuration": f"seed {facts['seed']}, hash {facts['config_hash'][:16]}",
+            "results": f"{record.digest[:16]}, the same for every run with these bits",
             "updates": config["record"]["updates"] + _every(config["record"]["every"]),
             "size": _size(store.size(path)),
             "checksums": "match, of all but the updates (`fempi check` reads those too)",

@@ -39,6 +39,15 @@ def load(path: Path, *, overrides: Sequence[str] = (), arm: str | None = None) -
     return parse(document, settings, where=str(path), folder=path.parent, arm=arm)
 
 
+def load_all(paths: Sequence[Path], *, overrides: Sequence[str] = (), arm: str | None = None) -> list[Config]:
+    """Load several files, one after another; ConfigError also if two of their runs would have the same record."""
+    runs = [config for path in paths for config in load(path, overrides=overrides, arm=arm)]
+    twice = [name for name, count in Counter(run.title for run in runs).items() if count > 1]
+    if twice:
+        raise ConfigError(", ".join(map(str, paths)), [f"two runs are called {name}" for name in sorted(twice)])
+    return runs
+
+
 def parse(
     document: Document,
     settings: Mapping[str, Any] = MappingProxyType({}),

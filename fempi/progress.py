@@ -41,6 +41,17 @@ class Share:
     stints: Sequence[Stint]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What is left of a sweep when a run is made."""
+
+    run: int
+    """its number among those to be made, from 1"""
+    runs: int
+    seconds: float
+    """until all are made, if they go on as fast"""
+
+
 class Reporter:
     """Called on root, or on the root of each group; this one says nothing."""
 
@@ -62,8 +73,8 @@ class Reporter:
     def stopped(self) -> None:
         """A run ended, well or not."""
 
-    def made(self, config: Config, seconds: float) -> None:
-        """A run ended well, and its record has its form."""
+    def made(self, config: Config, seconds: float, outlook: Outlook) -> None:
+        """A run ended well after so many seconds, and its record has its form."""
 
     def shared(self, shares: Sequence[Share], seconds: float) -> None:
         """Several groups have made all runs in so many seconds."""

@@ -20,6 +20,7 @@ from fempi.config import Config
 from fempi.description import expected_bytes
 from fempi.errors import FempiError
 from fempi.groups import Groups
+from fempi.outlook import Cost, Pace, work_of
 from fempi.placement import Placement
 from fempi.prepare import prepare
 from fempi.problem import Problem
@@ -62,15 +63,22 @@ def run_all(
     """
     comm = groups.world
 
-    def settle(each: tuple[Config, Path]) -> Path | None:
+    def settle(number: int) -> Path | None:
+        config, target, _ = left[number]
+        began = time.monotonic()
         try:
-            return _settled(*each, groups, options, reporter, watchdog)
+            record, made = _settled(config, target, groups, options, reporter, watchdog)
         except Refused as error:
-            raise Refused(f"{each[0].label}: {error}" if len(configs) > 1 else str(error)) from error
+            raise Refused(f"{config.label}: {error}" if len(configs) > 1 else str(error)) from error
+        if made:
+            groups.made(config.label, began)
+            seconds = time.monotonic() - began
+            reporter.made(config, seconds, pace.made(number, seconds))
+        return record
 
     with Watchdog(options.watchdog_seconds, f"rank {comm.rank} of {comm.size} on {comm.host}") as watchdog:
         agree_on(configs, comm)
-        sizes, refused, digest = comm.together(lambda: _try_all(configs, options, groups, watchdog))
+        costs, refused, digest = comm.together(lambda: _try_all(configs, options, groups, watchdog))
         comm.agree(
             " ".join(refused),
             otherwise="some runs can be prepared on some ranks only: is the data the same on every host, or a device "
@@ -78,27 +86,30 @@ def run_all(
         )
         comm.agree(digest, otherwise=_DIFFERENT)
         for config in configs:
-            if comm.is_root and config.label in refused:
-                reporter.skipped(config, refused[config.label])
-        configs = [config for config in configs if config.label not in refused]
+            if comm.is_root and config.title in refused:
+                reporter.skipped(config, refused[config.title])
+        configs = [config for config in configs if config.title not in refused]
         targets = [options.target_of(config) for config in configs]
+        sizes = [cost.nbytes for cost in costs]
         done = comm.from_root(lambda: plan(configs, targets, sizes, options, at_once=groups.count))
         if comm.is_root:
             for target, nbytes, record in zip(targets, sizes, done, strict=True):
                 reporter.planned(record or target, nbytes, done=record is not None)
+        works = [cost.work if record is None else 0 for cost, record in zip(costs, done, strict=True)]
         records: dict[Path, Path | None] = dict.fromkeys(targets)
-        left = list(zip(configs, targets, strict=True))
+        left = list(zip(configs, targets, works, strict=True))
         while left:
+            pace = Pace([work for _, _, work in left], groups.count)
             try:
-                made = groups.share(left, settle, watchdog)
+                made = groups.share(range(len(left)), settle, watchdog)
             finally:
                 reporter.stopped()
-            records |= {target: record for (_, target), record in zip(left, made, strict=True)}
-            before, left = left, [(config, target) for config, target in left if records[target] is None]
+            records |= {target: record for (_, target, _), record in zip(left, made, strict=True)}
+            before, left = left, [each for each in left if records[each[1]] is None]
             if len(left) == len(before):
                 break  # all of them were held in one go; others may have come free since they were passed over
             options = replace(options, force=False)  # what another job has made meanwhile is new
-        for config, target in left if comm.is_root else []:
+        for config, target, _ in left if comm.is_root else []:
             reporter.left(config, lock.holder(lock_of(folder_of(target))) or "another job")
         if comm.is_root and groups.count > 1:
             reporter.shared(groups.shares, groups.seconds)
@@ -125,12 +136,12 @@ _DIFFERENT = "the ranks have built different problems: is the data the same on e
 
 def _settled(
     config: Config, target: Path, groups: Groups, options: Options, reporter: Reporter, watchdog: Watchdog
-) -> Path | None:
+) -> tuple[Path | None, bool]:
     """Bring a run to its end and its record into the form that was asked for; None if another job is at it.
 
-    All ranks of one group call it.
+    All ranks of one group call it. Also returns whether there was anything of it to be made.
     """
-    folder, comm, began, made = folder_of(target), groups.comm, time.monotonic(), False
+    folder, comm, made = folder_of(target), groups.comm, False
 
     def step() -> None:
         watchdog.pat()
@@ -139,7 +150,7 @@ def _settled(
     step()
     with _claimed(target, comm, options.force) as claimed:
         if not claimed:
-            return None
+            return None, False
         if comm.from_root(lambda: _found(config, target)) is None:
             run(
                 prepare_alike(config, comm, options.data_root, options.device),
@@ -157,10 +168,7 @@ def _settled(
         groups.rest()
         record = comm.from_root(lambda: _settle(config, target))
         watchdog.pat()
-    if made:
-        groups.made(config.label, began)
-        reporter.made(config, time.monotonic() - began)
-    return record
+    return record, made
 
 
 @contextmanager
@@ -202,35 +210,36 @@ def _settle(config: Config, target: Path) -> Path:
 
 def _try_all(
     configs: Sequence[Config], options: Options, groups: Groups, watchdog: Watchdog
-) -> tuple[list[int], dict[str, str], str]:
-    """Prepare every run once; return the sizes of their records, and why those are refused that may be skipped.
+) -> tuple[list[Cost], dict[str, str], str]:
+    """Prepare every run once; return what they take, and why those are refused, by their titles, that may be skipped.
 
     Where several groups make the runs, also a digest of all that was built: no run then brings all ranks together.
     FempiError says of all others what is wrong with them, and if nothing is left.
     """
 
-    def attempt(config: Config) -> tuple[int, str, str]:
+    def attempt(config: Config) -> tuple[Cost | None, str, str]:
         watchdog.pat()
         try:
             problem = prepare(config, options.data_root, options.device)
         except FempiError as error:
-            return 0, "", str(error)
-        return expected_bytes(problem, groups.size), problem.digest if groups.count > 1 else "", ""
+            return None, "", str(error)
+        cost = Cost(nbytes=expected_bytes(problem, groups.size), work=work_of(problem))
+        return cost, problem.digest if groups.count > 1 else "", ""
 
-    sizes, problems, refused, digests = [], [], {}, hashlib.sha256()
-    for config, (size, digest, wrong) in zip(configs, groups.divide(configs, attempt), strict=True):
-        if not wrong:
-            sizes.append(size)
+    costs, problems, refused, digests = [], [], {}, hashlib.sha256()
+    for config, (cost, digest, wrong) in zip(configs, groups.divide(configs, attempt), strict=True):
+        if cost is not None:
+            costs.append(cost)
             digests.update(digest.encode())
         elif config.skip_invalid:
-            refused[config.label] = wrong
+            refused[config.title] = wrong
         else:
             problems.append(wrong if len(configs) == 1 else f"{config.label}: {wrong}")
-    if not sizes:
+    if not costs:
         problems += refused.values()
     if problems:
         raise FempiError("\n".join(dict.fromkeys(problems)))
-    return sizes, refused, digests.hexdigest()
+    return costs, refused, digests.hexdigest()
 
 
 def plan(

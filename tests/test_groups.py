@@ -99,7 +99,11 @@ def name(seed):
 
 def finished(output):
     """Which ranks have said that they have made which run."""
-    lines = re.findall(r"^(\S+): (?:accuracy \S+  )?\d+:\d\d  (ranks? \S+) on \S+\s*$", output, re.MULTILINE)
+    lines = re.findall(
+        r"^(\S+): (?:accuracy \S+  )?\d+:\d\d  (ranks? \S+) on \S+; run \d+ of \d+, about \d+:\d\d left\s*$",
+        output,
+        re.MULTILINE,
+    )
     assert len(dict(lines)) == len(lines), output
     return dict(lines)
 
