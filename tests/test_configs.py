@@ -30,12 +30,15 @@ def test_the_other_catalogue_has_every_rule_after_every_pre_aggregator():
 
 
 def test_the_grid_of_the_paper_on_trust_krum_and_privacy_is_whole():
-    runs = experiment.load(CONFIGS / "trust_krum_dp.toml")
+    runs = experiment.load(CONFIGS / "trust_krum_dp_table1.toml")
     columns = {run.label.partition("+")[0] for run in runs}
-    assert columns == {"baseline", "krum", "dp", "hybrid"}
-    attacks = [("label_flip", p) for p in (0.1, 0.2, 0.3)] + [("scale", alpha) for alpha in (0.1, 0.2, 0.3)]
+    assert {"baseline", "krum", "dp", "hybrid"} < columns
+    attacks = {("label_flip", p) for p in (0.1, 0.2, 0.3)} | {("scale", alpha) for alpha in (0.1, 0.2, 0.3)}
+    intensity = {"label_flip": "fraction", "scale": "factor", "gaussian_noise": "std"}
     for column in columns:
-        mine = [run for run in runs if run.label.startswith(f"{column}+")]
-        intensity = {"label_flip": "fraction", "scale": "factor"}
-        assert [(r.attack.name, r.parameters("attack")[intensity[r.attack.name]]) for r in mine] == attacks
+        for seed in range(1, 6):
+            mine = [run for run in runs if run.label.startswith(f"{column}+") and run.seed == seed]
+            attacked = [run for run in mine if run.attack.name != "none"]
+            assert attacks < {(r.attack.name, r.parameters("attack")[intensity[r.attack.name]]) for r in attacked}
+            assert len(mine) == len(attacked) + 1
     assert {run.label.partition("+")[0] for run in runs if run.privacy.clip == "none"} == {"dp", "hybrid"}
