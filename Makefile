@@ -37,7 +37,7 @@ endef
 
 .PHONY: help
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: .venv/setup ## Install fempi into .venv, with Open MPI if there is no mpirun on PATH
@@ -61,6 +61,22 @@ forensics: .venv/setup fetch ## Run many attacks and say how often forensics is 
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/forensics.toml $(ARGS)
 	.venv/bin/python analysis/forensics_table.py results/forensics
 
+PAPERS := $(addprefix configs/,$(addsuffix .toml,iomt_table2_small trust_krum_dp_table1 iomt_table2 iomt_table1_small \
+	trust_krum_dp_beyond iomt_beyond iomt_table1))
+
+.PHONY: reproduce
+reproduce: .venv/setup fetch ## Run both papers' experiments, a run on each core, for a day; go on where it stopped
+	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run $(PAPERS) --group-size 1 $(ARGS)
+	.venv/bin/python analysis/reproduction results -o analysis/REPRODUCTION.md
+
+.PHONY: reproduce-quick
+reproduce-quick: .venv/setup fetch ## Run them for fewer rounds with a small model, in under an hour
+	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/iomt_table2_small.toml --group-size 1 --output results/quick \
+		--set rounds=40 $(ARGS)
+	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/trust_krum_dp_table1.toml --group-size 1 --output results/quick \
+		--set rounds=4 $(ARGS)
+	.venv/bin/python analysis/reproduction results/quick -o results/quick/REPRODUCTION.md
+
 .PHONY: peers
 peers: .venv/setup fetch ## Time fempi beside ByzFL, Flower, pfl-research, APPFL and FedML, each in its own environment
 	.venv/bin/python tests/peers/compare.py $(ARGS)
@@ -79,14 +95,14 @@ laptop: run .venv/laptop/whole ## Answer questions from the quick start's record
 # Three settings for what calls mpirun here that give way to the caller's own: more ranks than cores are allowed (the
 # first is Open MPI 5's name for it, the second Open MPI 4's), and a rank uses one thread, so that ranks do not fight
 # over cores.
-run catalogue forensics: export PRTE_MCA_rmaps_default_mapping_policy ?= :oversubscribe
-run catalogue forensics: export OMPI_MCA_rmaps_base_oversubscribe ?= 1
-run catalogue forensics: export OMP_NUM_THREADS ?= 1
+run catalogue forensics reproduce reproduce-quick: export PRTE_MCA_rmaps_default_mapping_policy ?= :oversubscribe
+run catalogue forensics reproduce reproduce-quick: export OMPI_MCA_rmaps_base_oversubscribe ?= 1
+run catalogue forensics reproduce reproduce-quick: export OMP_NUM_THREADS ?= 1
 
 ifeq ($(shell id -u),0)
 # In a container everybody is root, and Open MPI refuses root unless told twice.
-run catalogue forensics: export OMPI_ALLOW_RUN_AS_ROOT := 1
-run catalogue forensics: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+run catalogue forensics reproduce reproduce-quick: export OMPI_ALLOW_RUN_AS_ROOT := 1
+run catalogue forensics reproduce reproduce-quick: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
 .PHONY: test

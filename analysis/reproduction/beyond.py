@@ -1,0 +1,90 @@
+"""Which rule would you deploy? Rules against attacks that the papers leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from runs import Runs
+
+from fempi.algebra import Float64
+
+CLEAN = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """Mean accuracies after the last round: rules, attacks, shares of malicious clients."""
+
+    rules: Sequence[str]
+    attacks: Sequence[str]
+    """without `CLEAN`"""
+    malicious: Sequence[int]
+    clients: int
+    accuracy: Float64
+    """(rules, malicious, attacks), NaN where a run is missing"""
+    clean: Float64
+    """(rules, malicious), under the same number of declared Byzantine rows, but nobody attacking"""
+    seeds: int
+    """fewest of a cell"""
+
+    @property
+    def shares(self) -> list[str]:
+        """How many are malicious, in words."""
+        return [f"{100 * count / self.clients:.0f} % malicious" for count in self.malicious]
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """Attack and share of each column of `flat`."""
+        return [(attack, share) for share in self.shares for attack in (CLEAN, *self.attacks)]
+
+    @property
+    def flat(self) -> tuple[Float64, Float64]:
+        """Accuracies, and drops against clean, (rules, columns)."""
+        together = np.concatenate([self.clean[:, :, None], self.accuracy], axis=2)
+        drops = together[:, :, :1] - together
+        drops[:, :, 0] = np.nan
+        return together.reshape(len(self.rules), -1), drops.reshape(len(self.rules), -1)
+
+    def ranking(self) -> list[tuple[str, float, float, str, float]]:
+        """Return rules with their mean and worst accuracy under attack, where it is worst, and the mean clean one.
+
+        The best first, by the worst: one attack that works is enough for an attacker.
+        """
+        found = []
+        for rule, cells, clean in zip(self.rules, self.accuracy, self.clean, strict=True):
+            if np.isnan(cells).any():
+                continue
+            i, j = map(int, np.unravel_index(np.argmin(cells), cells.shape))
+            worst = f"{self.attacks[j]}, {self.shares[i]}"
+            found.append((rule, float(cells.mean()), float(cells.min()), worst, float(np.nanmean(clean))))
+        return sorted(found, key=lambda each: -each[2])
+
+
+def field(found: Mapping[str, Runs]) -> Field | None:
+    """Arrange runs; None if there are none."""
+    if not found:
+        return None
+    cells = {(runs.arm, _attack(runs), int(runs.config["attack"]["malicious"])): runs for runs in found.values()}
+    rules = list(dict.fromkeys(rule for rule, _, _ in cells))
+    attacks = [attack for attack in dict.fromkeys(attack for _, attack, _ in cells) if attack != CLEAN]
+    malicious = sorted({count for _, _, count in cells})
+
+    def mean(rule: str, attack: str, count: int) -> float:
+        runs = cells.get((rule, attack, count))
+        return float(runs.at().mean()) if runs else np.nan
+
+    return Field(
+        rules=rules,
+        attacks=attacks,
+        malicious=malicious,
+        clients=int(next(iter(found.values())).config["data"]["clients"]),
+        accuracy=np.array([[[mean(r, a, m) for a in attacks] for m in malicious] for r in rules]),
+        clean=np.array([[mean(r, CLEAN, m) for m in malicious] for r in rules]),
+        seeds=min(len(runs.seeds) for runs in found.values()),
+    )
+
+
+def _attack(runs: Runs) -> str:
+    return str(runs.config["attack"]["name"])

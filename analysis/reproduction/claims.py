@@ -1,0 +1,319 @@
+"""What the papers claim, beside what came of it here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from runs import Runs
+
+Verdict = Literal["reproduced", "not reproduced", "not decidable from the text", "not run yet"]
+LEAST = 0.03
+"""Distance from a paper's number that is none: the papers have one seed, and show what it is without a deviation"""
+CURVE = (20, 40, 60, 80, 100)
+PUBLISHED: Mapping[str, Sequence[float]] = {
+    "fedavg-clean": (0.6267, 0.8022, 0.8607, 0.8343, 0.8980),
+    "fedavg-attacked": (0.1945, 0.3078, 0.2882, 0.1135, 0.1010),
+    "fltrust": (0.2853, 0.5981, 0.5001, 0.7923, 0.7169),
+    "dual": (0.4468, 0.6424, 0.8284, 0.8433, 0.8958),
+}
+"""The Dual-System paper's accuracy after the rounds of CURVE"""
+ORDER = ("hybrid", "krum", "dp", "baseline")
+"""The other paper's systems, from the best to the worst, as it says"""
+FLIPPED = [f"label_flip_fraction_{p}" for p in (0.1, 0.2, 0.3)]
+SHRUNK = [f"scale_factor_{alpha}" for alpha in (0.1, 0.2, 0.3)]
+GROWN = [f"scale_factor_{alpha}" for alpha in (1.1, 1.2, 1.3)]
+NOISY = [f"gaussian_noise_std_{sigma}" for sigma in (0.1, 0.2, 0.3)]
+READINGS = {"x 0.1 to 0.3": SHRUNK, "x 1.1 to 1.3": GROWN, "noise of 0.1 to 0.3": NOISY}
+"""Of gradient manipulation"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A row of the table."""
+
+    claim: str
+    published: str
+    ours: str
+    verdict: Verdict
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iomt:
+    """The Dual-System paper's runs: with its model, one seed, and with the small one."""
+
+    table1: Mapping[str, Runs]
+    table1_small: Mapping[str, Runs]
+    table2: Mapping[str, Runs]
+    table2_small: Mapping[str, Runs]
+
+
+def iomt(found: Iomt) -> list[Claim]:
+    """Judge the Dual-System paper."""
+    two = (found.table2, found.table2_small)
+    one = (found.table1, found.table1_small)
+    return [
+        _number("clean FedAvg after 100 rounds (table 2)", 0.8980, 100, ["fedavg-clean"], *two),
+        _number("FedAvg under attack after 100 rounds (table 2)", 0.1010, 100, _both("fedavg-attacked"), *two),
+        _number("FLTrust under attack after 100 rounds (table 2)", 0.7169, 100, _both("fltrust"), *two),
+        _number("Dual under attack after 100 rounds (table 2)", 0.8958, 100, _both("dual"), *two),
+        _nearly(*two),
+        _better(*two),
+        *(_curve(arm, *two) for arm in PUBLISHED),
+        _number("clean FedAvg after 1,000 rounds (table 1)", 0.95, 1000, ["fedavg-clean"], *one),
+        _number("FedAvg under attack after 200 rounds (table 1)", 0.44, 200, _both("fedavg-attacked"), *one),
+        _number("FLTrust under attack after 200 rounds (table 1)", 0.83, 200, _both("fltrust"), *one),
+        Claim(
+            claim="0.87 under attack, against 0.49 of the baseline (abstract)",
+            published="0.87, 0.49",
+            ours="-",
+            verdict="not decidable from the text",
+            why="Neither number is in the paper's tables, and no experiment is named for them.",
+        ),
+    ]
+
+
+def _both(arm: str) -> list[str]:
+    return [arm, f"{arm}-weights"]
+
+
+def _reading(arm: str) -> str:
+    return "weights flipped" if arm.endswith("-weights") else "update flipped"
+
+
+def _number(
+    claim: str,
+    published: float,
+    round_: int,
+    arms: Sequence[str],
+    own: Mapping[str, Runs],
+    small: Mapping[str, Runs],
+) -> Claim:
+    """Compare a number: with the paper's model where that was run, else with the small one."""
+    shown: list[str] = []
+    near: list[str] = []
+    for arm in arms:
+        reading = "" if len(arms) == 1 else f"{_reading(arm)}: "
+        runs = {
+            name: kind[arm]
+            for name, kind in (("CNN", own), ("small", small))
+            if arm in kind and round_ in kind[arm].tested
+        }
+        if not runs:
+            continue
+        ours = next(iter(runs.values())).at(round_).mean()
+        deviation = max((each.at(round_).std(ddof=1) for each in runs.values() if len(each.seeds) > 1), default=0.0)
+        shown.append(reading + ", ".join(f"{name} {each.shown(round_)}" for name, each in runs.items()))
+        if abs(ours - published) <= max(LEAST, 2 * deviation):
+            near.append(arm)
+    if not shown:
+        return Claim(claim=claim, published=f"{published:.4g}", ours="-", verdict="not run yet", why="")
+    if near:
+        which = "" if len(arms) == 1 else f" where the attack is read as {' or '.join(map(_reading, near))}"
+        why = f"It lies within two standard deviations, or {LEAST}, of ours{which}."
+    else:
+        why = "Ours is further from it than two standard deviations, in every reading of the attack that was run."
+        if len(arms) == 1:
+            why = "Ours is further from it than two standard deviations."
+    return Claim(
+        claim=claim,
+        published=f"{published:.4g}",
+        ours="; ".join(shown),
+        verdict="reproduced" if near else "not reproduced",
+        why=why,
+    )
+
+
+def _nearly(own: Mapping[str, Runs], small: Mapping[str, Runs]) -> Claim:
+    """Judge whether Dual is nearly equal to clean."""
+    gaps = {}
+    for name, kind in (("CNN", own), ("small", small)):
+        for arm in _both("dual"):
+            if arm in kind and "fedavg-clean" in kind:
+                gaps[f"{name}, {_reading(arm)}"] = kind[arm].at().mean() - kind["fedavg-clean"].at().mean()
+    claim, published = "Dual under attack is nearly equal to clean", "-0.002"
+    if not gaps:
+        return Claim(claim=claim, published=published, ours="-", verdict="not run yet", why="")
+    holds = all(gap > -0.02 for gap in gaps.values())
+    return Claim(
+        claim=claim,
+        published=published,
+        ours="; ".join(f"{name}: {gap:+.3f}" for name, gap in gaps.items()),
+        verdict="reproduced" if holds else "not reproduced",
+        why="Nearly equal means within 0.02 below clean here; "
+        + ("it is, everywhere." if holds else f"the largest gap is {min(gaps.values()):.3f}."),
+    )
+
+
+def _better(own: Mapping[str, Runs], small: Mapping[str, Runs]) -> Claim:
+    """Judge whether Dual does better than FLTrust."""
+    gaps = {}
+    for name, kind in (("CNN", own), ("small", small)):
+        for dual, fltrust in zip(_both("dual"), _both("fltrust"), strict=True):
+            if dual in kind and fltrust in kind:
+                gaps[f"{name}, {_reading(dual)}"] = kind[dual].at().mean() - kind[fltrust].at().mean()
+    claim, published = "Dual does better than FLTrust under attack", "+0.179"
+    if not gaps:
+        return Claim(claim=claim, published=published, ours="-", verdict="not run yet", why="")
+    holds = all(gap > 0 for gap in gaps.values())
+    return Claim(
+        claim=claim,
+        published=published,
+        ours="; ".join(f"{name}: {gap:+.3f}" for name, gap in gaps.items()),
+        verdict="reproduced" if holds else "not reproduced",
+        why="It does, everywhere."
+        if holds
+        else f"It does in {sum(g > 0 for g in gaps.values())} of {len(gaps)} cases.",
+    )
+
+
+def _curve(arm: str, own: Mapping[str, Runs], small: Mapping[str, Runs]) -> Claim:
+    """Compare the points of a curve before the last."""
+    published = PUBLISHED[arm][:-1]
+    arms = [arm] if arm == "fedavg-clean" else _both(arm)
+    shown, best = [], 0
+    for each in arms:
+        for name, kind in (("CNN", own), ("small", small)):
+            if each in kind and set(CURVE[:-1]) <= set(kind[each].tested.tolist()):
+                points = np.array([kind[each].at(round_) for round_ in CURVE[:-1]])  # (points, seeds)
+                deviations = points.std(axis=1, ddof=1) if points.shape[1] > 1 else np.zeros(len(points))
+                near = int((np.abs(points.mean(axis=1) - published) <= np.maximum(LEAST, 2 * deviations)).sum())
+                best = max(best, near)
+                reading = "" if len(arms) == 1 else f", {_reading(each)}"
+                shown.append(f"{name}{reading}: {' '.join(f'{value:.3f}' for value in points.mean(axis=1))}")
+    what = {
+        "fedavg-clean": "clean FedAvg",
+        "fedavg-attacked": "FedAvg under attack",
+        "fltrust": "FLTrust",
+        "dual": "Dual",
+    }
+    claim = f"{what[arm]} after 20, 40, 60 and 80 rounds (curve)"
+    told = " ".join(f"{value:.3f}" for value in published)
+    if not shown:
+        return Claim(claim=claim, published=told, ours="-", verdict="not run yet", why="")
+    holds = best == len(published)
+    return Claim(
+        claim=claim,
+        published=told,
+        ours="; ".join(shown),
+        verdict="reproduced" if holds else "not reproduced",
+        why=f"At best {best} of the {len(published)} points lie within two standard deviations, or {LEAST}.",
+    )
+
+
+def trust_krum_dp(found: Mapping[str, Runs]) -> list[Claim]:
+    """Judge the paper on trust, Krum and differential privacy, once all runs are there that this takes."""
+    attacks = [*FLIPPED, *(each for reading in READINGS.values() for each in reading)]
+    if not {f"{system}+attack={attack}" for system in ORDER for attack in attacks} <= found.keys():
+        return []
+
+    def of(system: str, attack: str, metric: str = "accuracy") -> float:
+        return float(found[f"{system}+attack={attack}"].at(metric=metric).mean())
+
+    def shown(system: str, attacks: Sequence[str], metric: str = "accuracy") -> str:
+        return " ".join(f"{of(system, attack, metric):.3f}" for attack in attacks)
+
+    return [
+        _order("label flipping", {"": FLIPPED}, of),
+        _order("gradient manipulation", READINGS, of),
+        _bound("Hybrid's accuracy under label flipping is above 0.87", 0.87, {"": shown("hybrid", FLIPPED)}, True),
+        _bound("Hybrid's F1 under label flipping is above 0.83", 0.83, {"": shown("hybrid", FLIPPED, "f1")}, True),
+        *(
+            _bound(
+                f"Baseline's {metric} under gradient manipulation is below 0.75",
+                0.75,
+                {name: shown("baseline", attacks, metric) for name, attacks in READINGS.items()},
+                False,
+            )
+            for metric in ("accuracy", "recall")
+        ),
+        _worse(of),
+        _declines(of),
+        _bound(
+            "DP's precision under gradient manipulation is near 0.8",
+            0.8,
+            {name: shown("dp", attacks, "precision") for name, attacks in READINGS.items()},
+            None,
+        ),
+    ]
+
+
+def _order(attack: str, readings: Mapping[str, Sequence[str]], of: Callable[..., float]) -> Claim:
+    cells = [each for attacks in readings.values() for each in attacks]
+    held = [each for each in cells if all(of(one, each) > of(other, each) for one, other in pairwise(ORDER))]
+    shown = []
+    for name, attacks in readings.items():
+        means = [np.mean([of(system, each) for each in attacks]) for system in ORDER]
+        shown.append((f"{name}: " if name else "") + " ".join(f"{mean:.3f}" for mean in means))
+    best = [max((of(system, each), system) for system in ORDER)[1] for each in cells]
+    leader = max(sorted(set(best)), key=best.count)
+    return Claim(
+        claim=f"Hybrid > Krum > DP > Baseline in accuracy, for each intensity of {attack}",
+        published="in this order",
+        ours="; ".join(shown) + " (means over intensities, in this order)",
+        verdict="reproduced" if len(held) == len(cells) else "not reproduced",
+        why=f"The order holds in {len(held)} of {len(cells)} cells; the best is {leader} in {best.count(leader)}.",
+    )
+
+
+def _bound(claim: str, bound: float, shown: Mapping[str, str], above: bool | None) -> Claim:
+    """Judge a bound on all values, which are shown, of each reading; or, if `above` is None, whether they are near."""
+    held = {}
+    for name, values in shown.items():
+        numbers = np.array(values.split(), float)
+        held[name] = bool(
+            (np.abs(numbers - bound) <= LEAST).all() if above is None else ((numbers > bound) == above).all()
+        )
+    names = [name for name, holds in held.items() if holds]
+    if len(held) == 1:
+        why = "At all three intensities." if names else "Not at all three intensities."
+    else:
+        why = (
+            f"It holds where the manipulation is read as {' or '.join(names)}." if names else "In none of the readings."
+        )
+    return Claim(
+        claim=claim,
+        published=f"{'near' if above is None else '>' if above else '<'} {bound}",
+        ours="; ".join((f"{name}: " if name else "") + values for name, values in shown.items()),
+        verdict="reproduced" if names else "not reproduced",
+        why=why,
+    )
+
+
+def _worse(of: Callable[..., float]) -> Claim:
+    flipped = {system: np.mean([of(system, each) for each in FLIPPED]) for system in ORDER}
+    held, shown = {}, []
+    for name, attacks in READINGS.items():
+        manipulated = {system: np.mean([of(system, each) for each in attacks]) for system in ORDER}
+        held[name] = sum(manipulated[system] < flipped[system] for system in ORDER)
+        shown.append(f"{name}: " + " ".join(f"{manipulated[s] - flipped[s]:+.3f}" for s in ORDER))
+    names = [name for name, count in held.items() if count == len(ORDER)]
+    return Claim(
+        claim="gradient manipulation lowers accuracy more than label flipping, for every system",
+        published="lower",
+        ours="; ".join(shown) + f" ({', '.join(ORDER)})",
+        verdict="reproduced" if names else "not reproduced",
+        why=f"It holds where the manipulation is read as {' or '.join(names)}."
+        if names
+        else f"For {max(held.values())} of {len(ORDER)} systems at most.",
+    )
+
+
+def _declines(of: Callable[..., float]) -> Claim:
+    held, shown = [], []
+    for name, attacks in {"labels flipped": FLIPPED, **READINGS}.items():
+        values = [of("baseline", each) for each in attacks]
+        shown.append(f"{name}: " + " ".join(f"{value:.3f}" for value in values))
+        if values[0] > values[1] > values[2]:
+            held.append(name)
+    return Claim(
+        claim="Baseline's accuracy declines significantly as intensity increases",
+        published="declines",
+        ours="; ".join(shown),
+        verdict="reproduced" if {"labels flipped"} < set(held) else "not reproduced",
+        why=f"It declines from step to step for: {', '.join(held) or 'nothing'}.",
+    )

@@ -1,0 +1,122 @@
+"""The papers' figures, and one of what they leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from claims import CURVE, FLIPPED, PUBLISHED, READINGS
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from runs import METRICS, Runs
+
+from fempi.forensics.figures.style import COLOURS, MARKERS
+
+IOMT = {"fedavg-clean": "clean FedAvg", "fedavg-attacked": "FedAvg", "fltrust": "FLTrust", "dual": "Dual"}
+DEFENCES = {
+    "baseline": "Baseline",
+    "krum": "Krum",
+    "dp": "DP, unclipped",
+    "hybrid": "Hybrid, unclipped",
+    "dp-clipped": "DP, clipped",
+    "hybrid-clipped": "Hybrid, clipped",
+}
+
+
+def curves(own: Mapping[str, Runs], small: Mapping[str, Runs]) -> Figure:
+    """Draw the Dual-System paper's curve for both models and both readings of the attack, beside its own points."""
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True, sharey=True)
+    for row, (model, kind) in zip(panels, (("the paper's CNN", own), ("the small CNN", small)), strict=True):
+        for axes, (reading, suffix) in zip(row, (("update", ""), ("weights", "-weights")), strict=True):
+            axes.set_title(f"{model}, {reading} flipped", fontsize=10)
+            for number, (arm, name) in enumerate(IOMT.items()):
+                runs = kind.get(arm if arm == "fedavg-clean" else arm + suffix)
+                colour, marker = COLOURS[number], MARKERS[number]
+                axes.plot(CURVE, PUBLISHED[arm], marker, color=colour, markerfacecolor="none", markersize=7)
+                if runs is not None:
+                    _band(axes, runs.tested, runs.scores["accuracy"], name, colour, marker)
+            axes.grid(alpha=0.3)
+    for axes in panels[1]:
+        axes.set_xlabel("round")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("test accuracy")
+    panels[0, 0].set_ylim(0, 1)
+    handles, labels = panels[1, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle("Filled: here (line: mean, band: all seeds). Hollow: the paper's numbers.", fontsize=10)
+    return figure
+
+
+def _band(
+    axes: Axes, rounds: Sequence[int] | np.ndarray, values: np.ndarray, name: str, colour: str, marker: str
+) -> None:
+    axes.plot(rounds, values.mean(axis=0), label=name, color=colour, marker=marker, markersize=4, linewidth=1.5)
+    if len(values) > 1:
+        axes.fill_between(rounds, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2)
+
+
+def intensities(found: Mapping[str, Runs]) -> Figure:
+    """Draw the other paper's figures 4.1 to 4.4: each metric over the intensity, a line for each defence."""
+    attacks = {"label flipping": FLIPPED, **{f"updates {name}": each for name, each in READINGS.items()}}
+    attacks["updates plus noise"] = attacks.pop("updates noise of 0.1 to 0.3")
+    units = ("share p of labels", "factor alpha", "factor alpha", "standard deviation")
+    figure = Figure(figsize=(11, 10), layout="constrained")
+    panels = figure.subplots(len(METRICS), len(attacks), sharey=True, sharex="col")
+    for row, metric in zip(panels, METRICS, strict=True):
+        for axes, labels, unit, title in zip(row, attacks.values(), units, attacks, strict=True):
+            for number, (arm, name) in enumerate(DEFENCES.items()):
+                runs = [found.get(f"{arm}+attack={label}") for label in labels]
+                points = [
+                    (float(label.rpartition("_")[2]), each) for label, each in zip(labels, runs, strict=True) if each
+                ]
+                if points:
+                    values = np.array([each.at(metric=metric).mean() for _, each in points])
+                    lowest = np.array([each.at(metric=metric).min() for _, each in points])
+                    highest = np.array([each.at(metric=metric).max() for _, each in points])
+                    axes.errorbar(
+                        [intensity for intensity, _ in points],
+                        values,
+                        yerr=[values - lowest, highest - values],
+                        label=name,
+                        color=COLOURS[number],
+                        marker=MARKERS[number],
+                        markersize=5,
+                        capsize=3,
+                        linewidth=1.3,
+                        linestyle="--" if arm.endswith("clipped") else "-",
+                    )
+            axes.grid(alpha=0.3)
+            if metric == METRICS[0]:
+                axes.set_title(title, fontsize=10)
+            if metric == METRICS[-1]:
+                axes.set_xlabel(unit)
+        row[0].set_ylabel("F1" if metric == "f1" else metric)
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+def heat_map(rows: Sequence[str], columns: Sequence[tuple[str, str]], accuracy: np.ndarray, drop: np.ndarray) -> Figure:
+    """Draw accuracies (rules, columns) and how far each is below the same rule's without attack.
+
+    A column is an attack and the share of malicious clients that it is at; columns of one share stand together.
+    """
+    figure = Figure(figsize=(0.62 * len(columns) + 2.6, 0.42 * len(rows) + 1.8), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(accuracy, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(np.arange(len(columns)), [attack for attack, _ in columns], rotation=55, ha="right", fontsize=8)
+    axes.set_yticks(np.arange(len(rows)), rows, fontsize=8)
+    for (i, j), value in np.ndenumerate(accuracy):
+        if np.isfinite(value):
+            below = "" if np.isnan(drop[i, j]) else f"\n{-drop[i, j]:+.2f}"
+            colour = "black" if value > 0.55 else "white"
+            axes.text(j, i, f"{value:.2f}{below}", ha="center", va="center", fontsize=6, color=colour)
+    shares = [share for _, share in columns]
+    for share in dict.fromkeys(shares):
+        first, count = shares.index(share), shares.count(share)
+        axes.text(first + (count - 1) / 2, -0.8, share, ha="center", va="bottom", fontsize=9)
+        if first:
+            axes.axvline(first - 0.5, color="white", linewidth=3)
+    figure.colorbar(image, label="test accuracy after the last round, mean of all seeds", pad=0.01)
+    return figure

@@ -1,0 +1,256 @@
+"""The page that holds the papers' numbers beside those of fempi."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fempi import RunFile, cli, experiment
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "analysis/reproduction"
+sys.path.append(str(SCRIPT))
+import beyond  # noqa: E402
+import claims  # noqa: E402
+from runs import METRICS, Runs, read, spread  # noqa: E402
+
+TINY = [
+    *('data.dataset="synthetic"', "data.size=8", "data.train_examples=400", "data.test_examples=50"),
+    *("data.clients=10", "data.root_examples=20", 'model.name="mlp"', "model.hidden=[4]"),
+    *("train.local_epochs=1", "train.clients_per_batch=1", "rounds=2", "evaluation.every=1"),
+]
+SETTINGS = [part for setting in TINY for part in ("--set", setting)]
+
+
+def made_up(label, *accuracies, tested=(20, 40, 60, 80, 100), config=None):
+    """Runs of as many seeds as there are lists of accuracies; all metrics are the same."""
+    values = np.array(accuracies, float)
+    seeds = range(1, len(values) + 1)
+    return Runs(
+        label=label,
+        config=config or {},
+        paths=[],
+        seeds=list(seeds),
+        hashes=["0" * 64 for _ in seeds],
+        digests=["f" * 64 for _ in seeds],
+        tested=np.array(tested),
+        scores=dict.fromkeys(METRICS, values),
+        epsilon=np.nan,
+    )
+
+
+def table2(**last):
+    """The Dual-System paper's second table, with these accuracies of one seed after 100 rounds."""
+    found = {}
+    for arm, accuracy in last.items():
+        name = arm.replace("_", "-")
+        found[name] = made_up(name, [0.1, 0.2, 0.3, 0.4, accuracy])
+    return found
+
+
+def judged(own, small=None):
+    rows = claims.iomt(claims.Iomt(table1={}, table1_small={}, table2=own, table2_small=small or {}))
+    return {row.claim: row for row in rows}
+
+
+# ------------------------------------------------------------------------------------------- the Dual-System paper
+
+
+def test_a_number_within_what_is_tolerated_is_reproduced_and_one_outside_is_not():
+    rows = judged(table2(fedavg_clean=0.87, dual=0.86))
+    assert rows["clean FedAvg after 100 rounds (table 2)"].verdict == "reproduced"  # 0.898 - 0.03 < 0.87
+    assert rows["Dual under attack after 100 rounds (table 2)"].verdict == "not reproduced"
+    assert rows["FLTrust under attack after 100 rounds (table 2)"].verdict == "not run yet"
+
+
+def test_seeds_that_differ_widely_tolerate_more():
+    small = {"fedavg-clean": made_up("fedavg-clean", *([0, 0, 0, 0, x] for x in (0.6, 0.7, 0.8)))}  # sd 0.1
+    name = "clean FedAvg after 100 rounds (table 2)"
+    assert judged(table2(fedavg_clean=0.72), small)[name].verdict == "reproduced"
+    assert judged(table2(fedavg_clean=0.69), small)[name].verdict == "not reproduced"
+
+
+def test_either_reading_of_the_attack_reproduces_a_number():
+    row = judged(table2(fedavg_attacked=0.4, fedavg_attacked_weights=0.1))[
+        "FedAvg under attack after 100 rounds (table 2)"
+    ]
+    assert row.verdict == "reproduced"
+    assert row.why.endswith("where the attack is read as weights flipped.")
+
+
+def test_a_number_of_another_round_says_nothing():
+    short = {"fedavg-clean": made_up("fedavg-clean", [0.9, 0.898], tested=(20, 40))}
+    rows = judged(short)
+    assert rows["clean FedAvg after 100 rounds (table 2)"].verdict == "not run yet"
+    assert rows["clean FedAvg after 20, 40, 60 and 80 rounds (curve)"].verdict == "not run yet"
+
+
+@pytest.mark.parametrize(("dual", "verdict"), [(0.885, "reproduced"), (0.87, "not reproduced")])
+def test_dual_is_nearly_clean_or_not(dual, verdict):
+    rows = judged(table2(fedavg_clean=0.9, dual=dual, fltrust=0.7))
+    assert rows["Dual under attack is nearly equal to clean"].verdict == verdict
+    assert rows["Dual does better than FLTrust under attack"].verdict == "reproduced"
+
+
+def test_a_curve_is_reproduced_if_all_its_points_are():
+    points = np.array(claims.PUBLISHED["fedavg-clean"])
+    near = {"fedavg-clean": made_up("fedavg-clean", points + 0.029)}
+    name = "clean FedAvg after 20, 40, 60 and 80 rounds (curve)"
+    assert judged(near)[name].verdict == "reproduced"
+    points[1] += 0.04
+    assert judged({"fedavg-clean": made_up("fedavg-clean", points)})[name].verdict == "not reproduced"
+
+
+# ------------------------------------------------------------------------------------------------- the other paper
+
+
+def grid(accuracy):
+    """All runs that the claims take; accuracy(system, kind, intensity)."""
+    found = {}
+    kinds = {"flip": claims.FLIPPED, "shrink": claims.SHRUNK, "grow": claims.GROWN, "noise": claims.NOISY}
+    for system in claims.ORDER:
+        for kind, attacks in kinds.items():
+            for place, attack in enumerate(attacks):
+                label = f"{system}+attack={attack}"
+                found[label] = made_up(label, [accuracy(system, kind, place)], tested=(10,))
+    return found
+
+
+def test_the_papers_own_world_reproduces_all_its_claims():
+    base = {"hybrid": 0.95, "krum": 0.9, "dp": 0.87, "baseline": 0.8}
+
+    def accuracy(system, kind, place):
+        lower = {"flip": 0, "shrink": 0.07, "grow": 0.07, "noise": 0.07}[kind]
+        return base[system] - lower - 0.005 * place
+
+    rows = claims.trust_krum_dp(grid(accuracy))
+    assert len(rows) == 9
+    assert {row.verdict for row in rows} == {"reproduced"}, [r for r in rows if r.verdict != "reproduced"]
+
+
+def test_where_nothing_matters_none_of_its_orders_is_reproduced():
+    rows = claims.trust_krum_dp(grid(lambda system, kind, place: 0.95))
+    verdicts = {row.claim: row.verdict for row in rows}
+    above = [claim for claim in verdicts if "above" in claim]
+    assert {verdicts.pop(claim) for claim in above} == {"reproduced"}
+    assert set(verdicts.values()) == {"not reproduced"}
+
+
+def test_nothing_is_said_of_a_grid_with_gaps():
+    found = grid(lambda system, kind, place: 0.95)
+    found.popitem()
+    assert claims.trust_krum_dp(found) == []
+
+
+# ------------------------------------------------------------------------------------------------------ beyond them
+
+
+def test_rules_are_ranked_by_their_worst_cell_and_drops_are_against_clean():
+    def cell(rule, attack, malicious, accuracy):
+        label = f"{rule}+attack={attack}+malicious={malicious}"
+        config = {"attack": {"name": attack, "malicious": malicious}, "data": {"clients": 10}}
+        return label, made_up(label, [accuracy], tested=(5,), config=config)
+
+    cells = [
+        ("a", "none", 0.9),
+        ("a", "ipm", 0.9),
+        ("a", "alie", 0.1),
+        ("b", "none", 0.8),
+        ("b", "ipm", 0.5),
+        ("b", "alie", 0.6),
+    ]
+    arranged = beyond.field(dict(cell(rule, attack, 1, accuracy) for rule, attack, accuracy in cells))
+    assert arranged.ranking()[0] == ("b", pytest.approx(0.55), 0.5, "ipm, 10 % malicious", pytest.approx(0.8))
+    accuracy, drop = arranged.flat
+    assert arranged.columns == [(attack, "10 % malicious") for attack in ("none", "ipm", "alie")]
+    assert accuracy[0].tolist() == [0.9, 0.9, 0.1]
+    assert np.allclose(drop[0], [np.nan, 0, 0.8], equal_nan=True)
+
+
+# ---------------------------------------------------------------------------------------------------- configurations
+
+
+def labels(name):
+    return {
+        "+".join(part for part in run.label.split("+") if not part.startswith("seed="))
+        for run in experiment.load(ROOT / f"configs/{name}.toml")
+    }
+
+
+def test_all_that_the_claims_are_about_is_in_the_configurations():
+    attacks = [*claims.FLIPPED, *(attack for reading in claims.READINGS.values() for attack in reading)]
+    assert {f"{system}+attack={attack}" for system in claims.ORDER for attack in attacks} <= labels(
+        "trust_krum_dp_table1"
+    )
+    for name in ("iomt_table2", "iomt_table2_small"):
+        attacked = [arm for arm in claims.PUBLISHED if arm != "fedavg-clean"]
+        assert {*claims.PUBLISHED, *(f"{arm}-weights" for arm in attacked)} == labels(name)
+
+
+@pytest.mark.parametrize("table", ["iomt_table1", "iomt_table2"])
+def test_the_small_models_configurations_differ_in_nothing_else(table):
+    own = {run.label: run for run in experiment.load(ROOT / f"configs/{table}.toml")}
+    small = [run for run in experiment.load(ROOT / f"configs/{table}_small.toml") if run.seed == 1]
+    assert len(small) == len(own)
+    for run in small:
+        other = own[run.label.removesuffix("+seed=1")]
+        train = {"clients_per_batch": other.train.clients_per_batch}
+        same = {
+            "name": other.name,
+            "label": other.label,
+            "model": other.model,
+            "train": run.train.model_copy(update=train),
+        }
+        assert run.model_copy(update=same) == other
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Tiny runs of three of the configurations."""
+    folder = tmp_path_factory.mktemp("results")
+    for name, more in (
+        ("iomt_table2_small", ["--set", "seed=1", "--set", "attack.malicious=2"]),
+        ("trust_krum_dp_table1", ["--arm", "baseline"]),
+        ("trust_krum_dp_beyond", ["--arm", "median", "--set", "seed=1"]),
+    ):
+        command = ["run", str(ROOT / f"configs/{name}.toml"), "--output", str(folder), *SETTINGS, *more]
+        assert cli.main(command) == 0
+    return folder
+
+
+def test_the_page_shows_what_was_run_and_says_what_was_not(results, tmp_path):
+    page = tmp_path / "PAGE.md"
+    done = subprocess.run([sys.executable, SCRIPT, results, "-o", page], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    with (tmp_path / "reproduction/runs.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 7 + 13 * 5 + 21
+    assert f"leaves {len(lines)} records" in text
+    assert "`iomt_table1`: not run yet." in text
+    assert "Not all that the claims are about has been run yet." in text
+    for name in ("iomt_table2", "iomt_partition", "trust_krum_dp_table1", "trust_krum_dp_beyond"):
+        assert f"(reproduction/{name}.png)" in text
+        assert (tmp_path / f"reproduction/{name}.png").read_bytes().startswith(b"\x89PNG")
+    row = next(line for line in lines if line["run"] == "dual")
+    with RunFile(results / "iomt_table2_small/dual.h5") as record:
+        assert row["digest"] == record.digest
+        assert row["config_hash"] == record.attributes["config_hash"]
+        assert float(row["accuracy"]) == pytest.approx(record.read("evaluation/accuracy")[-1], abs=1e-4)
+    flipped = read(results / "trust_krum_dp_table1")["baseline+attack=label_flip_fraction_0.1"]
+    assert flipped.seeds == [1, 2, 3, 4, 5]
+    assert f"| label flip fraction 0.1 | {spread(flipped.at())} |" in text
+
+
+def test_a_folder_without_records_is_refused(tmp_path):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path, "-o", tmp_path / "x.md"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "`make reproduce` makes them" in done.stderr
