@@ -61,8 +61,8 @@ forensics: .venv/setup fetch ## Run many attacks and say how often forensics is 
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/forensics.toml $(ARGS)
 	.venv/bin/python analysis/forensics_table.py results/forensics
 
-PAPERS := $(addprefix configs/,$(addsuffix .toml,iomt_table2_small trust_krum_dp_table1 iomt_table2 iomt_table1_small \
-	trust_krum_dp_beyond iomt_beyond iomt_table1))
+PAPERS := $(addprefix configs/,$(addsuffix .toml,iomt_table2_small trust_krum_dp_table1 iomt_table2 \
+	trust_krum_dp_beyond iomt_table1_small iomt_beyond iomt_table1))
 
 .PHONY: reproduce
 reproduce: .venv/setup fetch ## Run both papers' experiments, a run on each core, for a day; go on where it stopped
@@ -107,7 +107,7 @@ endif
 
 .PHONY: test
 test: .venv/test ## Run every test, those under mpirun included
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 3 --dist loadfile
 
 .PHONY: fuzz
 fuzz: .venv/test ## Read 500 made-up configurations and 200 damaged records, or N times as many

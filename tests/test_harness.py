@@ -90,7 +90,7 @@ def written(tmp_path):
 
 
 def test_a_good_file_passes(written, tmp_path):
-    check_under_mpirun(written(GOOD), 2, tmp_path, test_timeout=20, job_timeout=40)
+    check_under_mpirun([written(GOOD)], 2, tmp_path, test_timeout=20, job_timeout=40)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +105,12 @@ def test_a_good_file_passes(written, tmp_path):
 )
 def test_a_bad_file_fails_and_says_why(written, tmp_path, body, said):
     with pytest.raises(AssertionError, match=said):
-        check_under_mpirun(written(body), 2, tmp_path, test_timeout=3 if body == DEADLOCK else 30, job_timeout=60)
+        check_under_mpirun([written(body)], 2, tmp_path, test_timeout=3 if body == DEADLOCK else 30, job_timeout=60)
 
 
 def test_a_hang_outside_any_test_is_ended_by_the_outer_limit(written, tmp_path):
     with pytest.raises(AssertionError, match="on 2 ranks: timeout"):
-        check_under_mpirun(written(ASLEEP_AT_IMPORT), 2, tmp_path, test_timeout=1, job_timeout=8)
+        check_under_mpirun([written(ASLEEP_AT_IMPORT)], 2, tmp_path, test_timeout=1, job_timeout=8)
 
 
 def test_ranks_do_not_outlive_a_killed_launcher(tmp_path):
@@ -146,7 +146,7 @@ def test_singletons_are_not_taken_for_a_world(written, tmp_path, monkeypatch):
     foreign.chmod(0o755)
     monkeypatch.setattr(launch, "launcher", lambda: str(foreign))
     with pytest.raises(AssertionError, match="rank 1 wrote no report"):
-        check_under_mpirun(written(GOOD), 2, tmp_path, test_timeout=20, job_timeout=40)
+        check_under_mpirun([written(GOOD)], 2, tmp_path, test_timeout=20, job_timeout=40)
 
 
 def test_the_launcher_asked_for_comes_before_that_of_this_python_and_that_before_any_on_path(tmp_path, monkeypatch):

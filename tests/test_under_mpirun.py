@@ -17,9 +17,8 @@ assert FILES, "tests/mpi is empty"
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_under_mpirun(file, n, tmp_path):
-    check_under_mpirun(file, n, tmp_path)
+def test_under_mpirun(n, tmp_path):
+    check_under_mpirun(FILES, n, tmp_path)
 
 
 def test_the_library_is_of_the_launchers_version_and_the_one_that_was_asked_for():
