@@ -106,8 +106,12 @@ run catalogue forensics reproduce reproduce-quick: export OMPI_ALLOW_RUN_AS_ROOT
 endif
 
 .PHONY: test
-test: .venv/test ## Run every test, those under mpirun included
-	.venv/bin/python -m pytest -n 3 --dist loadfile
+test: .venv/test ## Run every test but the campaigns below, those under mpirun included
+	.venv/bin/python -m pytest -n 2 --dist loadfile
+
+.PHONY: ranks
+ranks: .venv/test ## Make whole sweeps on many ranks: in groups, with spread updates, with clients trained together
+	.venv/bin/python -m pytest tests/ranks -n 2 --dist loadfile
 
 .PHONY: fuzz
 fuzz: .venv/test ## Read 500 made-up configurations and 200 damaged records, or N times as many

@@ -6,7 +6,7 @@ from fempi import registry
 
 HERE = Path(__file__).parent
 UNDER_MPIRUN = HERE / "mpi"
-CAMPAIGNS = [HERE / name for name in ("faults", "fuzz", "hosts", "slurm")]
+CAMPAIGNS = [HERE / name for name in ("faults", "fuzz", "hosts", "ranks", "slurm")]
 """Folders that take minutes, or a machine that may be taken over: collected when named, by targets of their own."""
 
 

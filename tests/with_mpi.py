@@ -35,7 +35,8 @@ def main(mpiexec, library, name, *options):
         "FEMPI_TEST_MPI": name,
         "MPI4PY_LIBMPI": library,  # mpi4py's own
     }
-    files = [path for path in sorted(HERE.glob("test_*.py")) if STARTS_RANKS.search(path.read_text())]
+    found = sorted([*HERE.glob("test_*.py"), *HERE.glob("ranks/test_*.py")])
+    files = [path for path in found if STARTS_RANKS.search(path.read_text())]
     assert files, "no test starts ranks"  # without a file's name pytest would run them all
     passed = Passed()
     status = pytest.main([*map(str, files), *options], plugins=[passed])
