@@ -74,7 +74,7 @@ reproduce-quick: .venv/setup fetch ## Run them for fewer rounds with a small mod
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/iomt_table2_small.toml --group-size 1 --output results/quick \
 		--set rounds=40 $(ARGS)
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/trust_krum_dp_table1.toml --group-size 1 --output results/quick \
-		--set rounds=4 $(ARGS)
+		--set rounds=3 $(ARGS)
 	.venv/bin/python analysis/reproduction results/quick -o results/quick/REPRODUCTION.md
 
 .PHONY: peers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +52,6 @@ class Runs:
     def shown(self, round_: int | None = None, metric: str = "accuracy") -> str:
         """Show mean and standard deviation."""
         return spread(self.at(round_, metric))
-
-    @cached_property
-    def commit(self) -> str:
-        """Which fempi made the first of them."""
-        with RunFile(self.paths[0]) as record:
-            return str(record.attributes["git_commit"])[:12]
 
 
 def read(folder: Path) -> dict[str, Runs]:
