@@ -232,7 +232,7 @@ def test_the_page_shows_what_was_run_and_says_what_was_not(results, tmp_path):
     with (tmp_path / "reproduction/runs.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 5 + 13 + 7
-    assert f"leaves {len(lines)} records" in text
+    assert f"from the {len(lines)} runs" in text
     assert "`iomt_table1`: not run yet." in text
     assert "Not all that the claims are about has been run yet." in text
     for name in ("iomt_table2", "iomt_partition", "trust_krum_dp_table1", "trust_krum_dp_beyond"):

@@ -37,7 +37,7 @@ RESOLUTION = 130
 INTRODUCTION = """\
 # Both papers, run again
 
-Made by `make reproduce`, which leaves {count} records in `results/`, and
+Made from the {count} runs of `make reproduce` that were finished, which are in `results/`, by
 
     python analysis/reproduction results -o analysis/REPRODUCTION.md
 
