@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fempi import RunFile, cli, experiment
+from fempi.forensics.figures.accuracy import without_seed
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "analysis/reproduction"
@@ -174,10 +175,7 @@ def test_rules_are_ranked_by_their_worst_cell_and_drops_are_against_clean():
 
 
 def labels(name):
-    return {
-        "+".join(part for part in run.label.split("+") if not part.startswith("seed="))
-        for run in experiment.load(ROOT / f"configs/{name}.toml")
-    }
+    return {without_seed(run.label) for run in experiment.load(ROOT / f"configs/{name}.toml")}
 
 
 def test_all_that_the_claims_are_about_is_in_the_configurations():

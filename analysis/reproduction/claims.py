@@ -37,9 +37,9 @@ class Claim:
 
     claim: str
     published: str
-    ours: str
-    verdict: Verdict
-    why: str
+    ours: str = "-"
+    verdict: Verdict = "not run yet"
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,8 @@ def iomt(found: Iomt) -> list[Claim]:
         _number("FedAvg under attack after 100 rounds (table 2)", 0.1010, 100, _both("fedavg-attacked"), *two),
         _number("FLTrust under attack after 100 rounds (table 2)", 0.7169, 100, _both("fltrust"), *two),
         _number("Dual under attack after 100 rounds (table 2)", 0.8958, 100, _both("dual"), *two),
-        _nearly(*two),
-        _better(*two),
+        _gap("Dual under attack is nearly equal to clean", "-0.002", "dual", ["fedavg-clean"] * 2, -0.02, *two),
+        _gap("Dual does better than FLTrust under attack", "+0.179", "dual", _both("fltrust"), 0, *two),
         *(_curve(arm, *two) for arm in PUBLISHED),
         _number("clean FedAvg after 1,000 rounds (table 1)", 0.95, 1000, ["fedavg-clean"], *one),
         _number("FedAvg under attack after 200 rounds (table 1)", 0.44, 200, _both("fedavg-attacked"), *one),
@@ -70,7 +70,6 @@ def iomt(found: Iomt) -> list[Claim]:
         Claim(
             claim="0.87 under attack, against 0.49 of the baseline (abstract)",
             published="0.87, 0.49",
-            ours="-",
             verdict="not decidable from the text",
             why="Neither number is in the paper's tables, and no experiment is named for them.",
         ),
@@ -111,7 +110,7 @@ def _number(
         if abs(ours - published) <= max(LEAST, 2 * deviation):
             near.append(arm)
     if not shown:
-        return Claim(claim=claim, published=f"{published:.4g}", ours="-", verdict="not run yet", why="")
+        return Claim(claim=claim, published=f"{published:.4g}")
     if near:
         which = "" if len(arms) == 1 else f" where the attack is read as {' or '.join(map(_reading, near))}"
         why = f"It lies within two standard deviations, or {LEAST}, of ours{which}."
@@ -128,46 +127,30 @@ def _number(
     )
 
 
-def _nearly(own: Mapping[str, Runs], small: Mapping[str, Runs]) -> Claim:
-    """Judge whether Dual is nearly equal to clean."""
+def _gap(
+    claim: str,
+    published: str,
+    over: str,
+    under: Sequence[str],
+    least: float,
+    own: Mapping[str, Runs],
+    small: Mapping[str, Runs],
+) -> Claim:
+    """Judge whether a system does better than another by more than `least`, for each model and reading."""
     gaps = {}
     for name, kind in (("CNN", own), ("small", small)):
-        for arm in _both("dual"):
-            if arm in kind and "fedavg-clean" in kind:
-                gaps[f"{name}, {_reading(arm)}"] = kind[arm].at().mean() - kind["fedavg-clean"].at().mean()
-    claim, published = "Dual under attack is nearly equal to clean", "-0.002"
+        for one, other in zip(_both(over), under, strict=True):
+            if one in kind and other in kind:
+                gaps[f"{name}, {_reading(one)}"] = kind[one].at().mean() - kind[other].at().mean()
     if not gaps:
-        return Claim(claim=claim, published=published, ours="-", verdict="not run yet", why="")
-    holds = all(gap > -0.02 for gap in gaps.values())
+        return Claim(claim=claim, published=published)
+    held = [gap > least for gap in gaps.values()]
     return Claim(
         claim=claim,
         published=published,
         ours="; ".join(f"{name}: {gap:+.3f}" for name, gap in gaps.items()),
-        verdict="reproduced" if holds else "not reproduced",
-        why="Nearly equal means within 0.02 below clean here; "
-        + ("it is, everywhere." if holds else f"the largest gap is {min(gaps.values()):.3f}."),
-    )
-
-
-def _better(own: Mapping[str, Runs], small: Mapping[str, Runs]) -> Claim:
-    """Judge whether Dual does better than FLTrust."""
-    gaps = {}
-    for name, kind in (("CNN", own), ("small", small)):
-        for dual, fltrust in zip(_both("dual"), _both("fltrust"), strict=True):
-            if dual in kind and fltrust in kind:
-                gaps[f"{name}, {_reading(dual)}"] = kind[dual].at().mean() - kind[fltrust].at().mean()
-    claim, published = "Dual does better than FLTrust under attack", "+0.179"
-    if not gaps:
-        return Claim(claim=claim, published=published, ours="-", verdict="not run yet", why="")
-    holds = all(gap > 0 for gap in gaps.values())
-    return Claim(
-        claim=claim,
-        published=published,
-        ours="; ".join(f"{name}: {gap:+.3f}" for name, gap in gaps.items()),
-        verdict="reproduced" if holds else "not reproduced",
-        why="It does, everywhere."
-        if holds
-        else f"It does in {sum(g > 0 for g in gaps.values())} of {len(gaps)} cases.",
+        verdict="reproduced" if all(held) else "not reproduced",
+        why=f"It is above {least:g} in {sum(held)} of {len(held)} cases.",
     )
 
 
@@ -194,7 +177,7 @@ def _curve(arm: str, own: Mapping[str, Runs], small: Mapping[str, Runs]) -> Clai
     claim = f"{what[arm]} after 20, 40, 60 and 80 rounds (curve)"
     told = " ".join(f"{value:.3f}" for value in published)
     if not shown:
-        return Claim(claim=claim, published=told, ours="-", verdict="not run yet", why="")
+        return Claim(claim=claim, published=told)
     holds = best == len(published)
     return Claim(
         claim=claim,
@@ -214,20 +197,26 @@ def trust_krum_dp(found: Mapping[str, Runs]) -> list[Claim]:
     def of(system: str, attack: str, metric: str = "accuracy") -> float:
         return float(found[f"{system}+attack={attack}"].at(metric=metric).mean())
 
-    def shown(system: str, attacks: Sequence[str], metric: str = "accuracy") -> str:
-        return " ".join(f"{of(system, attack, metric):.3f}" for attack in attacks)
+    def manipulated(system: str, metric: str) -> Readings:
+        return {name: [of(system, attack, metric) for attack in attacks] for name, attacks in READINGS.items()}
 
+    flipped = {metric: [of("hybrid", attack, metric) for attack in FLIPPED] for metric in ("accuracy", "f1")}
     return [
         _order("label flipping", {"": FLIPPED}, of),
         _order("gradient manipulation", READINGS, of),
-        _bound("Hybrid's accuracy under label flipping is above 0.87", 0.87, {"": shown("hybrid", FLIPPED)}, True),
-        _bound("Hybrid's F1 under label flipping is above 0.83", 0.83, {"": shown("hybrid", FLIPPED, "f1")}, True),
+        _bound(
+            "Hybrid's accuracy under label flipping is above 0.87",
+            "> 0.87",
+            {"": flipped["accuracy"]},
+            lambda x: x > 0.87,
+        ),
+        _bound("Hybrid's F1 under label flipping is above 0.83", "> 0.83", {"": flipped["f1"]}, lambda x: x > 0.83),
         *(
             _bound(
                 f"Baseline's {metric} under gradient manipulation is below 0.75",
-                0.75,
-                {name: shown("baseline", attacks, metric) for name, attacks in READINGS.items()},
-                False,
+                "< 0.75",
+                manipulated("baseline", metric),
+                lambda x: x < 0.75,
             )
             for metric in ("accuracy", "recall")
         ),
@@ -235,50 +224,51 @@ def trust_krum_dp(found: Mapping[str, Runs]) -> list[Claim]:
         _declines(of),
         _bound(
             "DP's precision under gradient manipulation is near 0.8",
-            0.8,
-            {name: shown("dp", attacks, "precision") for name, attacks in READINGS.items()},
-            None,
+            "near 0.8",
+            manipulated("dp", "precision"),
+            lambda x: abs(x - 0.8) <= LEAST,
         ),
     ]
+
+
+Readings = Mapping[str, Sequence[float]]
+"""Values by how an attack is read, "" where there is but one way"""
+
+
+def _told(readings: Readings) -> str:
+    each = {name: " ".join(f"{value:.3f}" for value in values) for name, values in readings.items()}
+    return "; ".join(f"{name}: {values}" if name else values for name, values in each.items())
 
 
 def _order(attack: str, readings: Mapping[str, Sequence[str]], of: Callable[..., float]) -> Claim:
     cells = [each for attacks in readings.values() for each in attacks]
     held = [each for each in cells if all(of(one, each) > of(other, each) for one, other in pairwise(ORDER))]
-    shown = []
-    for name, attacks in readings.items():
-        means = [np.mean([of(system, each) for each in attacks]) for system in ORDER]
-        shown.append((f"{name}: " if name else "") + " ".join(f"{mean:.3f}" for mean in means))
+    means = {
+        name: [float(np.mean([of(system, each) for each in attacks])) for system in ORDER]
+        for name, attacks in readings.items()
+    }
     best = [max((of(system, each), system) for system in ORDER)[1] for each in cells]
     leader = max(sorted(set(best)), key=best.count)
     return Claim(
         claim=f"Hybrid > Krum > DP > Baseline in accuracy, for each intensity of {attack}",
         published="in this order",
-        ours="; ".join(shown) + " (means over intensities, in this order)",
+        ours=_told(means) + " (means over intensities, in this order)",
         verdict="reproduced" if len(held) == len(cells) else "not reproduced",
         why=f"The order holds in {len(held)} of {len(cells)} cells; the best is {leader} in {best.count(leader)}.",
     )
 
 
-def _bound(claim: str, bound: float, shown: Mapping[str, str], above: bool | None) -> Claim:
-    """Judge a bound on all values, which are shown, of each reading; or, if `above` is None, whether they are near."""
-    held = {}
-    for name, values in shown.items():
-        numbers = np.array(values.split(), float)
-        held[name] = bool(
-            (np.abs(numbers - bound) <= LEAST).all() if above is None else ((numbers > bound) == above).all()
-        )
-    names = [name for name, holds in held.items() if holds]
-    if len(held) == 1:
+def _bound(claim: str, published: str, values: Readings, holds: Callable[[float], bool]) -> Claim:
+    """Judge whether all values of some reading are as the paper says."""
+    names = [name for name, each in values.items() if all(map(holds, each))]
+    if len(values) == 1:
         why = "At all three intensities." if names else "Not at all three intensities."
     else:
-        why = (
-            f"It holds where the manipulation is read as {' or '.join(names)}." if names else "In none of the readings."
-        )
+        why = f"Where the manipulation is read as {' or '.join(names)}." if names else "In none of the readings."
     return Claim(
         claim=claim,
-        published=f"{'near' if above is None else '>' if above else '<'} {bound}",
-        ours="; ".join((f"{name}: " if name else "") + values for name, values in shown.items()),
+        published=published,
+        ours=_told(values),
         verdict="reproduced" if names else "not reproduced",
         why=why,
     )
@@ -304,16 +294,13 @@ def _worse(of: Callable[..., float]) -> Claim:
 
 
 def _declines(of: Callable[..., float]) -> Claim:
-    held, shown = [], []
-    for name, attacks in {"labels flipped": FLIPPED, **READINGS}.items():
-        values = [of("baseline", each) for each in attacks]
-        shown.append(f"{name}: " + " ".join(f"{value:.3f}" for value in values))
-        if values[0] > values[1] > values[2]:
-            held.append(name)
+    readings = {"labels flipped": FLIPPED, **READINGS}
+    values = {name: [of("baseline", each) for each in attacks] for name, attacks in readings.items()}
+    held = [name for name, each in values.items() if each[0] > each[1] > each[2]]
     return Claim(
         claim="Baseline's accuracy declines significantly as intensity increases",
         published="declines",
-        ours="; ".join(shown),
+        ours=_told(values),
         verdict="reproduced" if {"labels flipped"} < set(held) else "not reproduced",
         why=f"It declines from step to step for: {', '.join(held) or 'nothing'}.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from claims import CURVE, FLIPPED, PUBLISHED, READINGS
+from claims import CURVE, FLIPPED, GROWN, NOISY, PUBLISHED, SHRUNK
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from runs import METRICS, Runs
@@ -21,6 +21,13 @@ DEFENCES = {
     "dp-clipped": "DP, clipped",
     "hybrid-clipped": "Hybrid, clipped",
 }
+ATTACKS = {
+    "label flipping": (FLIPPED, "share p of labels"),
+    "updates x 0.1 to 0.3": (SHRUNK, "factor alpha"),
+    "updates x 1.1 to 1.3": (GROWN, "factor alpha"),
+    "updates plus noise": (NOISY, "standard deviation"),
+}
+"""The other paper's, in all readings: what runs are labelled, and what their intensity is"""
 
 
 def curves(own: Mapping[str, Runs], small: Mapping[str, Runs]) -> Figure:
@@ -58,13 +65,10 @@ def _band(
 
 def intensities(found: Mapping[str, Runs]) -> Figure:
     """Draw the other paper's figures 4.1 to 4.4: each metric over the intensity, a line for each defence."""
-    attacks = {"label flipping": FLIPPED, **{f"updates {name}": each for name, each in READINGS.items()}}
-    attacks["updates plus noise"] = attacks.pop("updates noise of 0.1 to 0.3")
-    units = ("share p of labels", "factor alpha", "factor alpha", "standard deviation")
     figure = Figure(figsize=(11, 10), layout="constrained")
-    panels = figure.subplots(len(METRICS), len(attacks), sharey=True, sharex="col")
+    panels = figure.subplots(len(METRICS), len(ATTACKS), sharey=True, sharex="col")
     for row, metric in zip(panels, METRICS, strict=True):
-        for axes, labels, unit, title in zip(row, attacks.values(), units, attacks, strict=True):
+        for axes, (title, (labels, unit)) in zip(row, ATTACKS.items(), strict=True):
             for number, (arm, name) in enumerate(DEFENCES.items()):
                 runs = [found.get(f"{arm}+attack={label}") for label in labels]
                 points = [

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from fempi import matrix
 from fempi.algebra import Float64, Int64
 from fempi.errors import FempiError
 from fempi.forensics import records
-from fempi.forensics.figures.accuracy import by_seed
+from fempi.forensics.figures.accuracy import by_seed, without_seed
 from fempi.runfile import RunFile
 
-METRICS = ("accuracy", "precision", "recall", "f1")
+METRICS = tuple(matrix.METRICS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +66,9 @@ def read(folder: Path) -> dict[str, Runs]:
         opened = [_one(path) for path in members]
         opened.sort(key=lambda one: one["seed"])
         first = opened[0]
-        arm = "+".join(part for part in label.split("+") if not part.startswith("seed="))
-        found[arm] = Runs(
-            label=arm,
+        name = without_seed(label)
+        found[name] = Runs(
+            label=name,
             config=first["config"],
             paths=[one["path"] for one in opened],
             seeds=[one["seed"] for one in opened],

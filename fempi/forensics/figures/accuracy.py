@@ -57,8 +57,7 @@ def by_seed(records: Sequence[Path]) -> list[tuple[str, list[Path]]]:
             config = record.config
         label, seed = config.pop("label"), config.pop("seed", None)
         config.get("record", {}).pop("pack", None)  # a run that was cut short belongs to those that were packed
-        arm = "+".join(part for part in label.split("+") if not part.startswith("seed="))
-        groups.setdefault(json.dumps([arm, config], sort_keys=True), {})[path] = label, seed
+        groups.setdefault(json.dumps([without_seed(label), config], sort_keys=True), {})[path] = label, seed
     found = []
     for key, members in groups.items():
         seeds = [seed for _, seed in members.values()]
@@ -67,6 +66,11 @@ def by_seed(records: Sequence[Path]) -> list[tuple[str, list[Path]]]:
         else:
             found += [(label, [path]) for path, (label, _) in members.items()]
     return found
+
+
+def without_seed(label: str) -> str:
+    """Leave the seed out of a run's label."""
+    return "+".join(part for part in label.split("+") if not part.startswith("seed="))
 
 
 def _read(records: Sequence[Path]) -> tuple[Int64, Float64]:
