@@ -65,12 +65,12 @@ PAPERS := $(addprefix configs/,$(addsuffix .toml,iomt_table2_small trust_krum_dp
 	trust_krum_dp_beyond iomt_table1_small iomt_beyond iomt_table1))
 
 .PHONY: reproduce
-reproduce: .venv/setup fetch ## Run both papers' experiments, a run on each core, for a day; go on where it stopped
+reproduce: .venv/setup fetch ## Run both papers' experiments, one on each core: some 2,100 runs; go on where it stopped
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run $(PAPERS) --group-size 1 $(ARGS)
 	.venv/bin/python analysis/reproduction results -o analysis/REPRODUCTION.md
 
 .PHONY: reproduce-quick
-reproduce-quick: .venv/setup fetch ## Run them for fewer rounds with a small model, in under an hour
+reproduce-quick: .venv/setup fetch ## Run what a small model can do of them, for fewer rounds
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/iomt_table2_small.toml --group-size 1 --output results/quick \
 		--set rounds=40 $(ARGS)
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/trust_krum_dp_table1.toml --group-size 1 --output results/quick \
@@ -92,17 +92,19 @@ laptop: run .venv/laptop/whole ## Answer questions from the quick start's record
 	.venv/laptop/bin/python analysis/worked_example.py results/quickstart/dual.h5
 	.venv/laptop/bin/python analysis/roc.py results/quickstart/dual.h5 -o results/quickstart/roc.png
 
+CALL_MPIRUN := run catalogue forensics reproduce reproduce-quick
+
 # Three settings for what calls mpirun here that give way to the caller's own: more ranks than cores are allowed (the
 # first is Open MPI 5's name for it, the second Open MPI 4's), and a rank uses one thread, so that ranks do not fight
 # over cores.
-run catalogue forensics reproduce reproduce-quick: export PRTE_MCA_rmaps_default_mapping_policy ?= :oversubscribe
-run catalogue forensics reproduce reproduce-quick: export OMPI_MCA_rmaps_base_oversubscribe ?= 1
-run catalogue forensics reproduce reproduce-quick: export OMP_NUM_THREADS ?= 1
+$(CALL_MPIRUN): export PRTE_MCA_rmaps_default_mapping_policy ?= :oversubscribe
+$(CALL_MPIRUN): export OMPI_MCA_rmaps_base_oversubscribe ?= 1
+$(CALL_MPIRUN): export OMP_NUM_THREADS ?= 1
 
 ifeq ($(shell id -u),0)
 # In a container everybody is root, and Open MPI refuses root unless told twice.
-run catalogue forensics reproduce reproduce-quick: export OMPI_ALLOW_RUN_AS_ROOT := 1
-run catalogue forensics reproduce reproduce-quick: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+$(CALL_MPIRUN): export OMPI_ALLOW_RUN_AS_ROOT := 1
+$(CALL_MPIRUN): export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
 .PHONY: test

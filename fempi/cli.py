@@ -165,6 +165,7 @@ def _make(
 
     def on_every_rank(comm: Comm) -> int:
         from fempi import sweep
+        from fempi.config import names
         from fempi.display import Display, GroupDisplay
         from fempi.groups import Groups
         from fempi.progress import Reporter
@@ -174,11 +175,8 @@ def _make(
         device, threads = comm.together(lambda: (_device(how["device"], comm.local_rank), _threads()))
         shown = Reporter()
         if groups.comm.is_root:
-            in_full = len({config.name for config in configs}) > 1
-            if groups.count == 1:
-                shown = Display(comm.size, in_full=in_full)
-            else:
-                shown = GroupDisplay(groups.place, in_full=in_full)
+            called = names(configs)
+            shown = Display(comm.size, called) if groups.count == 1 else GroupDisplay(groups.place, called)
         with threads:
             records = sweep.run_all(
                 configs,

@@ -229,6 +229,12 @@ SECTIONS: Mapping[str, type[Section]] = {
 }
 
 
+def names(configs: Sequence[Config]) -> dict[str, str]:
+    """Return what to call each run, by its title: its label, or its title where the runs are of several files."""
+    several = len({config.name for config in configs}) > 1
+    return {config.title: config.title if several else config.label for config in configs}
+
+
 class ConfigError(FempiError):
     """Everything that is wrong with a configuration, a line each."""
 

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -32,15 +32,12 @@ FEW_RUNS, MANY_RUNS = 12, 60
 
 
 class Display(Reporter):
-    """A progress bar on a terminal; in a log, a plain line every few rounds.
+    """A progress bar on a terminal; in a log, a plain line every few rounds. `called` has the runs' names by title."""
 
-    Runs are called by their labels, or `in_full`, where several files have runs of one label.
-    """
-
-    def __init__(self, ranks: int, *, in_full: bool) -> None:
+    def __init__(self, ranks: int, called: Mapping[str, str]) -> None:
         self._console = console()
         self._ranks = ranks
-        self._in_full = in_full
+        self._called = called
         self._bar: Bar | None = None
         self._skipped: list[str] = []
 
@@ -118,7 +115,7 @@ class Display(Reporter):
             self._say(f"files in {', '.join(sorted({str(path.parent) for path in records}))}")
 
     def _name(self, config: Config) -> str:
-        return config.title if self._in_full else config.label
+        return self._called[config.title]
 
     def _warn(self, config: Config, same_software: bool) -> None:
         if not same_software:
@@ -133,8 +130,8 @@ class Display(Reporter):
 class GroupDisplay(Display):
     """What the root of one of several groups tells: a plain line for each run, whole, for others print theirs too."""
 
-    def __init__(self, place: str, *, in_full: bool) -> None:
-        super().__init__(0, in_full=in_full)
+    def __init__(self, place: str, called: Mapping[str, str]) -> None:
+        super().__init__(0, called)
         self._place = place
 
     def started(self, config: Config, done: int, same_software: bool) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from fempi import lock, store
 from fempi.comm import Comm, Refused
-from fempi.config import Config
+from fempi.config import Config, names
 from fempi.description import expected_bytes
 from fempi.errors import FempiError
 from fempi.groups import Groups
@@ -61,7 +61,7 @@ def run_all(
     Everything that can be known to fail is refused before anything is written: plugins that object to their settings,
     records in the way, a disk too small. Raises `Interrupted` on all ranks together if any of them was asked to stop.
     """
-    comm = groups.world
+    comm, called = groups.world, names(configs)
 
     def settle(number: int) -> Path | None:
         config, target, _ = left[number]
@@ -69,9 +69,9 @@ def run_all(
         try:
             record, made = _settled(config, target, groups, options, reporter, watchdog)
         except Refused as error:
-            raise Refused(f"{config.label}: {error}" if len(configs) > 1 else str(error)) from error
+            raise Refused(f"{called[config.title]}: {error}" if len(configs) > 1 else str(error)) from error
         if made:
-            groups.made(config.label, began)
+            groups.made(called[config.title], began)
             seconds = time.monotonic() - began
             reporter.made(config, seconds, pace.made(number, seconds))
         return record
@@ -226,6 +226,7 @@ def _try_all(
         cost = Cost(nbytes=expected_bytes(problem, groups.size), work=work_of(problem))
         return cost, problem.digest if groups.count > 1 else "", ""
 
+    called = names(configs)
     costs, problems, refused, digests = [], [], {}, hashlib.sha256()
     for config, (cost, digest, wrong) in zip(configs, groups.divide(configs, attempt), strict=True):
         if cost is not None:
@@ -234,7 +235,7 @@ def _try_all(
         elif config.skip_invalid:
             refused[config.title] = wrong
         else:
-            problems.append(wrong if len(configs) == 1 else f"{config.label}: {wrong}")
+            problems.append(wrong if len(configs) == 1 else f"{called[config.title]}: {wrong}")
     if not costs:
         problems += refused.values()
     if problems:
