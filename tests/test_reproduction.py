@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ SCRIPT = ROOT / "analysis/reproduction"
 sys.path.append(str(SCRIPT))
 import beyond  # noqa: E402
 import claims  # noqa: E402
-from runs import METRICS, Runs, read, spread  # noqa: E402
+from runs import METRICS, Run, Runs, read, read_list, spread, write_list  # noqa: E402
 
 TINY = [
     *('data.dataset="synthetic"', "data.size=8", "data.train_examples=400", "data.test_examples=50"),
@@ -28,19 +29,22 @@ SETTINGS = [part for setting in TINY for part in ("--set", setting)]
 
 def made_up(label, *accuracies, tested=(20, 40, 60, 80, 100), config=None):
     """Runs of as many seeds as there are lists of accuracies; all metrics are the same."""
-    values = np.array(accuracies, float)
-    seeds = range(1, len(values) + 1)
-    return Runs(
-        label=label,
-        config=config or {},
-        paths=[],
-        seeds=list(seeds),
-        hashes=["0" * 64 for _ in seeds],
-        digests=["f" * 64 for _ in seeds],
-        tested=np.array(tested),
-        scores=dict.fromkeys(METRICS, values),
-        epsilon=np.nan,
-    )
+    members = [
+        Run(
+            configuration="made up",
+            label=f"{label}+seed={seed}",
+            seed=seed,
+            accuracies=dict(zip(tested, values, strict=True)),
+            last=dict.fromkeys(METRICS, values[-1]),
+            epsilon=np.inf,
+            hash="0" * 64,
+            digest="f" * 64,
+            made=("2026-01-01",),
+            config=config or {},
+        )
+        for seed, values in enumerate(accuracies, 1)
+    ]
+    return Runs(label=label, members=members)
 
 
 def table2(**last):
@@ -210,7 +214,7 @@ def test_the_small_models_configurations_differ_in_nothing_else(table):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Tiny runs of three of the configurations."""
+    """Tiny runs of three of the configurations, other than their files say."""
     folder = tmp_path_factory.mktemp("results")
     for name, more in (
         ("iomt_table2_small", ["--arm", "dual", "--set", "attack.malicious=2"]),
@@ -224,7 +228,7 @@ def results(tmp_path_factory):
 
 def test_the_page_shows_what_was_run_and_says_what_was_not(results, tmp_path):
     page = tmp_path / "PAGE.md"
-    done = subprocess.run([sys.executable, SCRIPT, results, "-o", page], capture_output=True, text=True, check=False)
+    done = write_page(results, page)
     assert done.returncode == 0, done.stderr
     text = page.read_text()
     with (tmp_path / "reproduction/runs.csv").open() as file:
@@ -236,21 +240,95 @@ def test_the_page_shows_what_was_run_and_says_what_was_not(results, tmp_path):
     for name in ("iomt_table2", "iomt_partition", "trust_krum_dp_table1", "trust_krum_dp_beyond"):
         assert f"(reproduction/{name}.png)" in text
         assert (tmp_path / f"reproduction/{name}.png").read_bytes().startswith(b"\x89PNG")
-    row = next(line for line in lines if (line["run"], line["seed"]) == ("dual", "3"))
+    row = next(line for line in lines if line["run"] == "dual+seed=3")
     with RunFile(results / "iomt_table2_small/dual+seed=3.h5") as record:
         assert row["digest"] == record.digest
         assert row["config_hash"] == record.attributes["config_hash"]
         assert float(row["accuracy"]) == pytest.approx(record.read("evaluation/accuracy")[-1], abs=1e-4)
-    dual = read(results / "iomt_table2_small")["dual"]
-    assert dual.seeds == [1, 2, 3, 4, 5]
-    assert f" | 5 | {dual.hashes[0][:8]} | {dual.digests[0][:8]} |" in text
-    flipped = read(results / "trust_krum_dp_table1")["baseline+attack=label_flip_fraction_0.1"]
-    assert f"| label flip fraction 0.1 | {spread(flipped.at())} |" in text
+    dual = read("iomt_table2_small", results)[0]["dual"]
+    assert [run.seed for run in dual.members] == [1, 2, 3, 4, 5]
+    assert f" | 5 | {dual.first.hash[:8]} | {dual.first.digest[:8]} |" in text
+    flipped = read("trust_krum_dp_table1", results)[0]["baseline+attack=label_flip_fraction_0.1"]
+    assert f"| label flip fraction 0.1 | {spread(flipped.last())} |" in text
+    assert "--arm dual --output again --set rounds=2 --set " in text, "its settings are not the configuration's"
+    assert "second time" not in text
+
+
+def write_page(results, page):
+    command = [sys.executable, SCRIPT, results, "-o", page]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Records of two seeds of a configuration of one's own, which `read` and the page take for a paper's."""
+    (tmp_path / "configs").mkdir()
+    settings = """
+        name = "iomt_table2_small"
+        rounds = 2
+        data = { dataset = "synthetic", size = 8, train_examples = 400, test_examples = 50, clients = 10 }
+        model = { name = "mlp", hidden = [4] }
+        grid = { "train.lr" = [0.2, 0.1], seed = [1, 2] }
+        """
+    config = tmp_path / "configs/iomt_table2_small.toml"
+    config.write_text(settings)
+    assert (
+        cli.main(["run", str(tmp_path / "configs/iomt_table2_small.toml"), "--output", str(tmp_path / "results")]) == 0
+    )
+    return tmp_path
+
+
+def every(found):
+    return [run for runs in found.values() for run in runs.members]
+
+
+def test_a_run_whose_record_is_gone_is_known_from_the_list_until_its_configuration_changes(own):
+    def now():
+        return read("iomt_table2_small", own / "results", read_list(own / "runs.csv"), own / "configs")
+
+    before, _ = now()
+    assert list(before) == ["iomt_table2_small+lr=0.2", "iomt_table2_small+lr=0.1"], "not as in the file"
+    write_list(own / "runs.csv", every(before))
+    for path in (own / "results/iomt_table2_small").glob("*seed=2.h5"):
+        path.unlink()
+    after, differing = now()
+    assert not differing
+    assert list(after) == list(before)
+    for label, runs in before.items():
+        assert [replace(run, path=None) for run in after[label].members] == [
+            replace(run, path=None) for run in runs.members
+        ]
+    assert [run.path is None for run in every(after)] == [False, True, False, True]
+
+    config = own / "configs/iomt_table2_small.toml"
+    config.write_text(config.read_text().replace("[0.2, 0.1]", "[0.3, 0.1]"))
+    changed, _ = now()
+    assert [run.label for run in every(changed) if run.path is None] == []
+
+
+def test_a_run_made_again_is_told_by_its_digest(own):
+    found, _ = read("iomt_table2_small", own / "results", (), own / "configs")
+    first, second, *_ = every(found)
+    listed = [replace(first, made=("2026-01-01",)), replace(second, digest="0" * 64)]
+    again, differing = read("iomt_table2_small", own / "results", listed, own / "configs")
+    assert differing == [second.label]
+    assert every(again)[0].made == ("2026-01-01", *first.made)
+    assert every(again)[1] == second
+
+
+def test_the_page_counts_runs_that_were_made_again_and_warns_of_those_that_differ(results, tmp_path):
+    page, runs = tmp_path / "PAGE.md", tmp_path / "reproduction/runs.csv"
+    assert write_page(results, page).returncode == 0
+    listed = read_list(runs)
+    write_list(runs, [replace(listed[0], made=("2026-01-01",)), replace(listed[1], digest="0" * 64)])
+    done = write_page(results, page)
+    assert done.returncode == 0
+    assert f"1 runs are not, bit for bit, what was listed of them, such as {listed[1].label}" in done.stderr
+    assert "1 of the runs have been made a second time" in page.read_text()
+    assert len(read_list(runs)) == len(listed)
 
 
 def test_a_folder_without_records_is_refused(tmp_path):
-    done = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path, "-o", tmp_path / "x.md"], capture_output=True, text=True, check=False
-    )
+    done = write_page(tmp_path, tmp_path / "x.md")
     assert done.returncode == 2
     assert "`make reproduce` makes them" in done.stderr

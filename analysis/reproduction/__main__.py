@@ -3,21 +3,23 @@
 python analysis/reproduction results -o analysis/REPRODUCTION.md
 
 Reads the records that `make reproduce` leaves in results/ (or those of `make reproduce-quick`); what has not been run
-is said to be missing. Beside the page, a folder `reproduction` gets its figures, and runs.csv, a line for each record.
+is said to be missing. Beside the page, a folder `reproduction` gets its figures and runs.csv, a line for each run. Runs
+that are listed there and whose records are gone are still on the page, unless their configuration has changed since.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from beyond import Field, field
+from beyond import Field, advice, field
 from claims import CURVE, PUBLISHED, Claim, Iomt, iomt, trust_krum_dp
 from figures import curves, heat_map, intensities
 from matplotlib.figure import Figure
-from runs import METRICS, Runs, read
+from runs import Runs, read, read_list, spread, write_list
 
 from fempi.errors import FempiError
 from fempi.forensics.figures import partition
@@ -37,15 +39,15 @@ RESOLUTION = 130
 INTRODUCTION = """\
 # Both papers, run again
 
-Made from the {count} runs of `make reproduce` that were finished, which are in `results/`, by
+Made from the {count} runs of `make reproduce` that are finished, by
 
     python analysis/reproduction results -o analysis/REPRODUCTION.md
 
 Numbers are test accuracies after the last round unless something else is said, as mean ± standard deviation over seeds
 where there are several. [runs.csv](reproduction/runs.csv) has a line for each run: its seed, scores, the hash of its
 configuration and the digest of its results. `fempi info` shows both of a record of yours: with equal hashes, equal
-digests say that every bit of every round is equal, on any number of ranks. They are those of one processor and one
-version of PyTorch; another may round in another way.
+digests say that every bit of every round is equal, on any number of ranks. They are those of one kind of processor and
+one version of PyTorch; another may round in another way. {again}
 
 A claim with a number counts as reproduced if the number lies within two standard deviations of ours, or within 0.03:
 the papers show one seed each.
@@ -91,18 +93,26 @@ def iomt_table(name: str, found: Mapping[str, Runs], rounds: Sequence[int]) -> s
         "|---" * (len(rounds) + 5) + "|",
     ]
     for arm, runs in found.items():
-        cells = [runs.shown(round_) if round_ in runs.tested else "" for round_ in rounds]
-        lines.append(
-            f"| {arm} | {runs.tested[-1]} | {' | '.join(cells)} | {len(runs.seeds)} | {runs.hashes[0][:8]} | "
-            f"{runs.digests[0][:8]} |"
-        )
+        cells = [spread(runs.at(round_)) if round_ in runs.tested else "" for round_ in rounds]
+        lines.append(f"| {arm} | {runs.tested[-1]} | {' | '.join(cells)} | {len(runs.members)} | {sums(runs)} |")
         if name.startswith("iomt_table2") and arm in PUBLISHED:
             theirs = " | ".join(f"*{value:.3f}*" for value in PUBLISHED[arm])
             lines.append(f"| *{arm}, the paper's* | 100 | {theirs} | *1* | | |")
-    lines += ["", "Hash and digest are the first seed's. One row again:", ""]
-    arm = next(iter(found))
-    lines += [f"    mpirun -n 2 fempi run configs/{name}.toml --arm {arm} --output again", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", again(name, found)])
+
+
+def sums(runs: Runs) -> str:
+    """Show the beginning of hash and digest of the first seed."""
+    return f"{runs.first.hash[:8]} | {runs.first.digest[:8]}"
+
+
+def again(name: str, found: Mapping[str, Runs]) -> str:
+    """Say how to make some of the runs again."""
+    runs = next(iter(found.values()))
+    return (
+        "Hash and digest are the first seed's. To make such runs again:\n\n"
+        f"    mpirun -n 2 fempi run configs/{name}.toml --arm {runs.arm} --output again{runs.settings}\n"
+    )
 
 
 def trust_krum_dp_table(found: Mapping[str, Runs], metric: str) -> str:
@@ -110,15 +120,13 @@ def trust_krum_dp_table(found: Mapping[str, Runs], metric: str) -> str:
     arms = list(dict.fromkeys(runs.arm for runs in found.values()))
     attacks = list(dict.fromkeys(label.partition("+attack=")[2] for label in found))
     lines = [
-        f"| {metric} | {' | '.join(arms)} | hash of {arms[0]} | digest |",
+        f"| {metric} | {' | '.join(arms)} | hash of {arms[-1]} | digest |",
         "|---" * (len(arms) + 3) + "|",
     ]
     for attack in attacks:
         row = [found.get(f"{arm}+attack={attack}") for arm in arms]
-        cells = [runs.shown(metric=metric) if runs else "" for runs in row]
-        first = row[0]
-        sums = (first.hashes[0][:8], first.digests[0][:8]) if first else ("", "")
-        lines.append(f"| {' | '.join((attack.replace('_', ' '), *cells, *sums))} |")
+        cells = [spread(runs.last(metric)) if runs else "" for runs in row]
+        lines.append(f"| {attack.replace('_', ' ')} | {' | '.join(cells)} | {sums(row[-1]) if row[-1] else ' | '} |")
     return "\n".join(lines) + "\n"
 
 
@@ -133,37 +141,36 @@ def ranking(found: Field) -> str:
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write a figure; return how the page shows it."""
     figure.savefig(folder / f"{name}.png", dpi=RESOLUTION)
+    return shown(folder, name)
+
+
+def shown(folder: Path, name: str) -> str:
+    """Say where the page shows a figure."""
     return f"![{name.replace('_', ' ')}]({folder.name}/{name}.png)\n"
 
 
-def list_runs(found: Mapping[str, Mapping[str, Runs]], folder: Path) -> int:
-    """Write a line for each run; return how many there are."""
-    lines = 0
-    with (folder / "runs.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["configuration", "run", "seed", "rounds", *METRICS, "config_hash", "digest"])
-        for name, kinds in found.items():
-            for runs in kinds.values():
-                for i, seed in enumerate(runs.seeds):
-                    scores = [f"{runs.at(metric=metric)[i]:.4f}" for metric in METRICS]
-                    writer.writerow([name, runs.label, seed, runs.tested[-1], *scores, runs.hashes[i], runs.digests[i]])
-                    lines += 1
-    return lines
-
-
-def page(root: Path, folder: Path) -> str:
-    """Write the figures and the list of runs to a folder; return the page."""
-    found = {name: read(root / name) for name in NAMES}
+def page(root: Path, folder: Path) -> tuple[str, list[str]]:
+    """Write figures and the list of runs to a folder; return the page, and runs that differ from the list before."""
+    listed = read_list(folder / "runs.csv")
+    read_all = {name: read(name, root, listed) for name in NAMES}
+    found = {name: runs for name, (runs, _) in read_all.items()}
     if not any(found.values()):
         raise FempiError(f"there are no records of the papers' experiments in {root}; `make reproduce` makes them")
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [INTRODUCTION.format(count=list_runs(found, folder)), A]
+    every = [run for kinds in found.values() for runs in kinds.values() for run in runs.members]
+    write_list(folder / "runs.csv", every)
+    twice = sum(len(run.made) > 1 for run in every)
+    told = f"{twice} of the runs have been made a second time, and every bit of them was the same." if twice else ""
+    parts = [INTRODUCTION.format(count=len(every), again=told), A]
     papers = Iomt(**{name.removeprefix("iomt_"): found[name] for name in NAMES if name.startswith("iomt_table")})
     parts.append(claims(iomt(papers)))
     if papers.table2 or papers.table2_small:
         parts.append(save(curves(papers.table2, papers.table2_small), folder, "iomt_table2"))
-        some = next(iter((papers.table2 or papers.table2_small).values()))
-        parts.append(save(partition(some.paths[0], title="two digits for each client"), folder, "iomt_partition"))
+        records = [run.path for run in every if run.path and run.configuration.startswith("iomt_table2")]
+        if records:
+            save(partition(records[0], title="two digits for each client"), folder, "iomt_partition")
+        if (folder / "iomt_partition.png").exists():
+            parts.append(shown(folder, "iomt_partition"))
     parts += [iomt_table(name, found[name], CURVE) for name in ("iomt_table2", "iomt_table2_small")]
     long = (100, 200, 400, 600, 800, 1000)
     parts += [iomt_table(name, found[name], long) for name in ("iomt_table1", "iomt_table1_small")]
@@ -174,9 +181,10 @@ def page(root: Path, folder: Path) -> str:
     if grid:
         parts.append(save(intensities(grid), folder, "trust_krum_dp_table1"))
         parts += [trust_krum_dp_table(grid, metric) for metric in ("accuracy", "f1")]
-        spent = {runs.arm: runs.epsilon for runs in grid.values() if runs.config["privacy"].get("clip", "off") != "off"}
+        parts.append(again("trust_krum_dp_table1", grid))
+        spent = {runs.arm: runs.first.epsilon for runs in grid.values() if math.isfinite(runs.first.epsilon)}
         told = ", ".join(f"{arm} {epsilon:.3g}" for arm, epsilon in spent.items())
-        parts.append(f"Epsilon spent after the last round, at delta = 1e-5: {told or 'none'}.\n")
+        parts.append(f"Epsilon spent after the last round, at delta = 1e-5: {told or 'bounded by nothing'}.\n")
     parts.append(BEYOND)
     for name in ("iomt_beyond", "trust_krum_dp_beyond"):
         arranged = field(found[name])
@@ -185,8 +193,8 @@ def page(root: Path, folder: Path) -> str:
             continue
         parts.append(f"### {name}, {arranged.seeds} seed{'s' if arranged.seeds > 1 else ''}\n")
         parts.append(save(heat_map(arranged.rules, arranged.columns, *arranged.flat), folder, name))
-        parts.append(ranking(arranged))
-    return "\n".join(parts)
+        parts += [ranking(arranged), advice(arranged), again(name, found[name])]
+    return "\n".join(parts), [label for _, differing in read_all.values() for label in differing]
 
 
 if __name__ == "__main__":
@@ -196,7 +204,14 @@ if __name__ == "__main__":
     options = parser.parse_args()
     try:
         folder = options.output.parent / FOLDER
-        options.output.write_text(page(options.root, folder))
+        text, differing = page(options.root, folder)
+        options.output.write_text(text)
     except (FempiError, OSError) as error:
         parser.error(str(error))
+    if differing:
+        print(
+            f"{len(differing)} runs are not, bit for bit, what was listed of them, such as {differing[0]}; they are "
+            "listed anew. Another kind of processor and another version of PyTorch round in another way.",
+            file=sys.stderr,
+        )
     print(f"{options.output}, and figures in {folder}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from claims import LEAST
 from runs import Runs
 
 from fempi.algebra import Float64
@@ -57,34 +58,76 @@ class Field:
             if np.isnan(cells).any():
                 continue
             i, j = map(int, np.unravel_index(np.argmin(cells), cells.shape))
-            worst = f"{self.attacks[j]}, {self.shares[i]}"
-            found.append((rule, float(cells.mean()), float(cells.min()), worst, float(np.nanmean(clean))))
+            found.append((rule, float(cells.mean()), float(cells.min()), self.cell(i, j), float(np.nanmean(clean))))
         return sorted(found, key=lambda each: -each[2])
+
+    def cell(self, i: int, j: int) -> str:
+        """Name the i-th share under the j-th attack."""
+        return f"{self.attacks[j]}, {self.shares[i]}"
+
+
+def advice(found: Field) -> str:
+    """Say which rule to deploy, and what becomes of the papers' own, from the numbers alone."""
+    ranked = found.ranking()
+    if not ranked:
+        return "Too few of the runs are there to say which rule to deploy.\n"
+    best, mean, worst, by, clean = ranked[0]
+    close = [rule for rule, _, other, _, _ in ranked[1:] if other > worst - LEAST]
+    told = [
+        f"Which rule to deploy here: **{best}**. Its worst is {worst:.3f} ({by}), its mean under attack {mean:.3f}, "
+        f"without attack {clean:.3f}."
+    ]
+    if close:
+        told.append(f"As good, within {LEAST}: {', '.join(close)}.")
+    if worst < clean / 2:
+        told.append("It is the best of them, and still broken there: no rule tried here holds against everything.")
+    told += [_published(found, rule) for rule in ("dual", "hybrid") if rule in found.rules]
+    return " ".join(told) + "\n"
+
+
+def _published(found: Field, rule: str) -> str:
+    """Say where a published rule is broken or beaten, and what its rescaled variant makes of that."""
+    place = list(found.rules).index(rule)
+    cells, clean = found.accuracy[place], found.clean[place]
+    broken = [found.cell(i, j) for i, j in np.argwhere(cells < clean[:, None] / 2)]
+    beaten = int((np.nanmax(found.accuracy, axis=0) > cells + LEAST).sum())
+    said = f"`{rule}` as published is broken (below half of its accuracy without attack) by {'; '.join(broken)}"
+    if not broken:
+        said = f"`{rule}` as published is broken by none of the attacks (nowhere below half of its accuracy without)"
+    said += f", and another rule is better by more than {LEAST} in {beaten} of {cells.size} cells."
+    variant = f"{rule}-rescaled"
+    if variant in found.rules:
+        other = found.accuracy[list(found.rules).index(variant)]
+        said += (
+            f" With `rescale = true` (`{variant}`) its worst goes from {cells.min():.3f} to {other.min():.3f} and its "
+            f"mean from {cells.mean():.3f} to {other.mean():.3f}."
+        )
+    return said
 
 
 def field(found: Mapping[str, Runs]) -> Field | None:
     """Arrange runs; None if there are none."""
     if not found:
         return None
-    cells = {(runs.arm, _attack(runs), int(runs.config["attack"]["malicious"])): runs for runs in found.values()}
+    cells = {(runs.arm, _attack(runs), int(runs.first.config["attack"]["malicious"])): runs for runs in found.values()}
     rules = list(dict.fromkeys(rule for rule, _, _ in cells))
     attacks = [attack for attack in dict.fromkeys(attack for _, attack, _ in cells) if attack != CLEAN]
     malicious = sorted({count for _, _, count in cells})
 
     def mean(rule: str, attack: str, count: int) -> float:
         runs = cells.get((rule, attack, count))
-        return float(runs.at().mean()) if runs else np.nan
+        return float(runs.last().mean()) if runs else np.nan
 
     return Field(
         rules=rules,
         attacks=attacks,
         malicious=malicious,
-        clients=int(next(iter(found.values())).config["data"]["clients"]),
+        clients=int(next(iter(found.values())).first.config["data"]["clients"]),
         accuracy=np.array([[[mean(r, a, m) for a in attacks] for m in malicious] for r in rules]),
         clean=np.array([[mean(r, CLEAN, m) for m in malicious] for r in rules]),
-        seeds=min(len(runs.seeds) for runs in found.values()),
+        seeds=min(len(runs.members) for runs in found.values()),
     )
 
 
 def _attack(runs: Runs) -> str:
-    return str(runs.config["attack"]["name"])
+    return str(runs.first.config["attack"]["name"])

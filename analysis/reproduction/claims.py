@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from runs import Runs
+from runs import Runs, spread
 
 Verdict = Literal["reproduced", "not reproduced", "not decidable from the text", "not run yet"]
 LEAST = 0.03
@@ -105,8 +105,8 @@ def _number(
         if not runs:
             continue
         ours = next(iter(runs.values())).at(round_).mean()
-        deviation = max((each.at(round_).std(ddof=1) for each in runs.values() if len(each.seeds) > 1), default=0.0)
-        shown.append(reading + ", ".join(f"{name} {each.shown(round_)}" for name, each in runs.items()))
+        deviation = max((each.at(round_).std(ddof=1) for each in runs.values() if len(each.members) > 1), default=0.0)
+        shown.append(reading + ", ".join(f"{name} {spread(each.at(round_))}" for name, each in runs.items()))
         if abs(ours - published) <= max(LEAST, 2 * deviation):
             near.append(arm)
     if not shown:
@@ -141,7 +141,7 @@ def _gap(
     for name, kind in (("CNN", own), ("small", small)):
         for one, other in zip(_both(over), under, strict=True):
             if one in kind and other in kind:
-                gaps[f"{name}, {_reading(one)}"] = kind[one].at().mean() - kind[other].at().mean()
+                gaps[f"{name}, {_reading(one)}"] = kind[one].last().mean() - kind[other].last().mean()
     if not gaps:
         return Claim(claim=claim, published=published)
     held = [gap > least for gap in gaps.values()]
@@ -195,7 +195,7 @@ def trust_krum_dp(found: Mapping[str, Runs]) -> list[Claim]:
         return []
 
     def of(system: str, attack: str, metric: str = "accuracy") -> float:
-        return float(found[f"{system}+attack={attack}"].at(metric=metric).mean())
+        return float(found[f"{system}+attack={attack}"].last(metric).mean())
 
     def manipulated(system: str, metric: str) -> Readings:
         return {name: [of(system, attack, metric) for attack in attacks] for name, attacks in READINGS.items()}

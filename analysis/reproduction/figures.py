@@ -42,7 +42,7 @@ def curves(own: Mapping[str, Runs], small: Mapping[str, Runs]) -> Figure:
                 colour, marker = COLOURS[number], MARKERS[number]
                 axes.plot(CURVE, PUBLISHED[arm], marker, color=colour, markerfacecolor="none", markersize=7)
                 if runs is not None:
-                    _band(axes, runs.tested, runs.scores["accuracy"], name, colour, marker)
+                    _band(axes, runs.tested, runs.curve, name, colour, marker)
             axes.grid(alpha=0.3)
     for axes in panels[1]:
         axes.set_xlabel("round")
@@ -75,9 +75,9 @@ def intensities(found: Mapping[str, Runs]) -> Figure:
                     (float(label.rpartition("_")[2]), each) for label, each in zip(labels, runs, strict=True) if each
                 ]
                 if points:
-                    values = np.array([each.at(metric=metric).mean() for _, each in points])
-                    lowest = np.array([each.at(metric=metric).min() for _, each in points])
-                    highest = np.array([each.at(metric=metric).max() for _, each in points])
+                    values = np.array([each.last(metric).mean() for _, each in points])
+                    lowest = np.array([each.last(metric).min() for _, each in points])
+                    highest = np.array([each.last(metric).max() for _, each in points])
                     axes.errorbar(
                         [intensity for intensity, _ in points],
                         values,

@@ -1,22 +1,58 @@
-"""What the tables are made of: the records of a configuration, those that differ in the seed together."""
+"""What the tables are made of: runs, from their records or, where those are gone, from the list that was made of them.
+
+All experiments take longer than most machines are given to one person at a time, and their records fill gigabytes. So
+runs.csv, which is committed, keeps what the page needs of every run; a line counts as long as the configuration that it
+belongs to is still the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import csv
+import json
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fempi import matrix
+from fempi import experiment, matrix
 from fempi.algebra import Float64, Int64
+from fempi.config import Config
 from fempi.errors import FempiError
 from fempi.forensics import records
-from fempi.forensics.figures.accuracy import by_seed, without_seed
+from fempi.forensics.figures.accuracy import without_seed
 from fempi.runfile import RunFile
 
 METRICS = tuple(matrix.METRICS.values())
+CONFIGS = Path(__file__).parents[2] / "configs"
+COLUMNS = ("configuration", "run", "seed", *METRICS, "accuracies", "epsilon", "config_hash", "digest", "made")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A line of the list."""
+
+    configuration: str
+    label: str
+    seed: int
+    accuracies: Mapping[int, float]
+    """by the round after which the model was tested"""
+    last: Mapping[str, float]
+    """each metric after the last round"""
+    epsilon: float
+    """privacy spent at the end; infinite where nothing bounds it"""
+    hash: str
+    """of the configuration"""
+    digest: str
+    """of the results"""
+    made: tuple[str, ...]
+    """when, in UTC; several times if the run was made again, with the same digest"""
+    config: Mapping[str, Any]
+    path: Path | None = None
+    """of the record, if it is at hand"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,74 +61,155 @@ class Runs:
 
     label: str
     """without the seed"""
-    config: Mapping[str, Any]
-    """of the first seed"""
-    paths: Sequence[Path]
-    seeds: Sequence[int]
-    hashes: Sequence[str]
-    """of the configurations"""
-    digests: Sequence[str]
-    """of the results"""
-    tested: Int64
-    """(E,) rounds after which the model was tested"""
-    scores: Mapping[str, Float64]
-    """each metric (seeds, E)"""
-    epsilon: float
-    """privacy spent at the end; infinite where nothing bounds it"""
+    settings: str = ""
+    """with which they were made: what `fempi run` needs besides their configuration and the arm"""
+    members: Sequence[Run]
 
     @property
     def arm(self) -> str:
         """The system."""
         return self.label.partition("+")[0]
 
-    def at(self, round_: int | None = None, metric: str = "accuracy") -> Float64:
-        """Return a metric (seeds,) after a round, by default the last; ValueError if it was not measured then."""
-        place = -1 if round_ is None else self.tested.tolist().index(round_)
-        return self.scores[metric][:, place]
+    @property
+    def first(self) -> Run:
+        """That of the first seed."""
+        return self.members[0]
 
-    def shown(self, round_: int | None = None, metric: str = "accuracy") -> str:
-        """Show mean and standard deviation."""
-        return spread(self.at(round_, metric))
+    @property
+    def tested(self) -> Int64:
+        """Rounds (E,) after which the model of every run was tested."""
+        return np.array(sorted(set.intersection(*(set(run.accuracies) for run in self.members))))
+
+    @property
+    def curve(self) -> Float64:
+        """Accuracies (seeds, E) after those rounds."""
+        return np.array([[run.accuracies[round_] for round_ in self.tested] for run in self.members])
+
+    def at(self, round_: int) -> Float64:
+        """Return accuracies (seeds,) after a round; KeyError if they were not measured then."""
+        return np.array([run.accuracies[round_] for run in self.members])
+
+    def last(self, metric: str = "accuracy") -> Float64:
+        """Return a metric (seeds,) after the last round."""
+        return np.array([run.last[metric] for run in self.members])
 
 
-def read(folder: Path) -> dict[str, Runs]:
-    """Return the complete runs of a folder by their labels without the seed, in the order of the labels' first runs."""
-    found: dict[str, Runs] = {}
+def read(
+    name: str, root: Path, listed: Sequence[Run] = (), configs: Path = CONFIGS
+) -> tuple[dict[str, Runs], list[str]]:
+    """Return the runs of a configuration by their labels without the seed, in the configuration's order.
+
+    Also the labels of those that were made again and are not what the list says. It is the records that count then.
+    """
+    configured = {run.hash: run for run in experiment.load(configs / f"{name}.toml")}
+    found, known = {}, {run.hash: run for run in listed if run.configuration == name}
+    differing = []
+    for run in _measured(name, root / name):
+        before = known.get(run.hash)
+        if before is not None and before.digest == run.digest:
+            run = replace(run, made=tuple(sorted({*before.made, *run.made})))
+        elif before is not None:
+            differing.append(run.label)
+        found[run.hash] = run
+    if found.keys() <= configured.keys():  # other settings make another experiment, which nothing listed is part of
+        for hash_ in known.keys() & configured.keys() - found.keys():
+            found[hash_] = replace(known[hash_], config=tomllib.loads(configured[hash_].to_toml()))
+    usual = {without_seed(run.label): run for run in configured.values()}
+    order = {label: place for place, label in enumerate(usual)}
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in found.values():
+        config = json.dumps(_flat(run.config), sort_keys=True)
+        groups.setdefault((without_seed(run.label), config), []).append(run)
+    points = [
+        Runs(
+            label=label,
+            settings=_settings(members[0], usual.get(label)),
+            members=sorted(members, key=lambda run: run.seed),
+        )
+        for (label, _), members in groups.items()
+    ]
+    points.sort(key=lambda runs: (order.get(runs.label, len(order)), runs.first.made))
+    return {runs.label: runs for runs in points}, differing
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by their dotted keys, without those that tell seeds apart."""
+    flat: dict[str, Any] = {}
+    for section, value in config.items():
+        flat |= {f"{section}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {section: value}
+    return {key: value for key, value in flat.items() if key not in ("label", "seed")}
+
+
+def _settings(run: Run, configured: Config | None) -> str:
+    usual = _flat(tomllib.loads(configured.to_toml())) if configured else {}
+    changed = {key: value for key, value in _flat(run.config).items() if usual.get(key, value) != value}
+    return "".join(f" --set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in changed.items())
+
+
+def _measured(name: str, folder: Path) -> list[Run]:
+    """Read the complete records of a folder."""
     try:
         paths = [path for path in records.find([folder]) if path.suffix == ".h5" and path.is_file()]
     except FempiError:
-        return {}
-    for label, members in by_seed(paths):
-        opened = [_one(path) for path in members]
-        opened.sort(key=lambda one: one["seed"])
-        first = opened[0]
-        name = without_seed(label)
-        found[name] = Runs(
-            label=name,
-            config=first["config"],
-            paths=[one["path"] for one in opened],
-            seeds=[one["seed"] for one in opened],
-            hashes=[one["hash"] for one in opened],
-            digests=[one["digest"] for one in opened],
-            tested=first["tested"],
-            scores={metric: np.array([one["scores"][metric] for one in opened]) for metric in METRICS},
-            epsilon=first["epsilon"],
-        )
-    return found
+        return []
+    return [_one(name, path) for path in paths]
 
 
-def _one(path: Path) -> dict[str, Any]:
+def _one(name: str, path: Path) -> Run:
     with RunFile(path) as record:
-        return {
-            "path": path,
-            "config": record.config,
-            "seed": int(record.config["seed"]),
-            "hash": record.attributes["config_hash"],
-            "digest": record.digest,
-            "tested": record.read("evaluation/round"),
-            "scores": {metric: record.read(f"evaluation/{metric}") for metric in METRICS},
-            "epsilon": float(record.read("rounds/epsilon")[-1]),
-        }
+        accuracies = zip(record.read("evaluation/round"), record.read("evaluation/accuracy"), strict=True)
+        return Run(
+            configuration=name,
+            label=record.config["label"],
+            seed=int(record.config["seed"]),
+            accuracies={int(round_): _rounded(value) for round_, value in accuracies},
+            last={metric: _rounded(record.read(f"evaluation/{metric}")[-1]) for metric in METRICS},
+            epsilon=float(f"{record.read('rounds/epsilon')[-1]:.4g}"),
+            hash=record.attributes["config_hash"],
+            digest=record.digest,
+            made=(record.attributes["created"],),
+            config=record.config,
+            path=path,
+        )
+
+
+def _rounded(value: float) -> float:
+    """Round as in the list, so that a page is the same with and without the records."""
+    return round(float(value), 4)
+
+
+def write_list(path: Path, runs: Iterable[Run]) -> None:
+    """Write a line for each run."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for run in runs:
+            accuracies = " ".join(f"{round_}:{value:.4f}" for round_, value in run.accuracies.items())
+            scores = [f"{run.last[metric]:.4f}" for metric in METRICS]
+            sums = (f"{run.epsilon:.4g}", run.hash, run.digest, " ".join(run.made))
+            writer.writerow([run.configuration, run.label, run.seed, *scores, accuracies, *sums])
+
+
+def read_list(path: Path) -> list[Run]:
+    """Read what `write_list` wrote; nothing if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            Run(
+                configuration=line["configuration"],
+                label=line["run"],
+                seed=int(line["seed"]),
+                accuracies={int(k): float(v) for k, v in (each.split(":") for each in line["accuracies"].split())},
+                last={metric: float(line[metric]) for metric in METRICS},
+                epsilon=float(line["epsilon"]),
+                hash=line["config_hash"],
+                digest=line["digest"],
+                made=tuple(line["made"].split()),
+                config={},
+            )
+            for line in csv.DictReader(file)
+        ]
 
 
 def spread(values: Float64) -> str:
