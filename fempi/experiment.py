@@ -68,7 +68,7 @@ def parse(
     arms = _overridden(_tables(document.pop("arm", []), problems), base, settings)
     grid = document.pop("grid", {})
     if isinstance(grid, dict):
-        grid = {key: values for key, values in grid.items() if key not in settings}
+        grid = _overridden_grid(grid, base, settings)
 
     _, base_problems = resolve({"label": "run", **document})
     problems += base_problems
@@ -164,18 +164,44 @@ def _overridden(arms: list[Document], base: Document, settings: Mapping[str, Any
     """
     out = []
     for table in arms:
-        own, label = _flat(table.get("set", {})), str(table["name"])
-        for kind, (section, key) in PLUGINS.items():
-            if f"{section}.{key}" in settings:
-                before = own.get(f"{section}.{key}", _chosen(base, section, key))
-                if before != settings[f"{section}.{key}"]:
-                    for name in _parameter_names(kind, before):
-                        own.pop(f"{section}.{name}", None)
+        own = _of_chosen_plugins(_flat(table.get("set", {})), base, settings)
+        label = str(table["name"])
         for setting in [key for key in own if key in settings]:
             if own.pop(setting) != settings[setting]:
                 label += f"+{setting}={_in_a_name(settings[setting])}"
         out.append({**table, "set": own, "label": label})
     return out
+
+
+def _overridden_grid(grid: Document, base: Document, settings: Mapping[str, Any]) -> Document:
+    """Take out of the grid what the command line sets, a whole key or a part of its tables; equal points become one."""
+    out = {}
+    for key, values in grid.items():
+        if key in settings:
+            continue
+        if key in SECTIONS and isinstance(values, list) and all(isinstance(value, dict) for value in values):
+            left = []
+            for value in values:
+                own = _of_chosen_plugins(_flat({key: value}), base, settings)
+                rest = {name.removeprefix(f"{key}."): each for name, each in own.items() if name not in settings}
+                if rest not in left:
+                    left.append(rest)
+            values = left
+        if values != [{}]:
+            out[key] = values
+    return out
+
+
+def _of_chosen_plugins(own: Document, base: Document, settings: Mapping[str, Any]) -> Document:
+    """Leave out the hyper-parameters of plugins instead of which the settings choose others."""
+    own = dict(own)
+    for kind, (section, key) in PLUGINS.items():
+        if f"{section}.{key}" in settings:
+            before = own.get(f"{section}.{key}", _chosen(base, section, key))
+            if before != settings[f"{section}.{key}"]:
+                for name in _parameter_names(kind, before):
+                    own.pop(f"{section}.{name}", None)
+    return own
 
 
 def _tables(arms: Any, problems: list[str]) -> list[Document]:
@@ -211,7 +237,10 @@ def _expand(document: Document, arms: list[Document], grid: Any) -> Iterator[tup
             settings = _flat(dict(zip(grid, point, strict=True)))
             name = str(table["name"])
             label = "+".join(
-                [table.get("label", name), *(f"{keys[k]}={_in_a_name(v)}" for k, v in zip(grid, point, strict=True))]
+                [
+                    table.get("label", name),
+                    *(f"{keys[k]}={_in_a_name(v)}" for k, v in zip(grid, point, strict=True) if v != {}),
+                ]
             )
             try:
                 changed = _changed(_changed(document, table.get("set", {})), settings)

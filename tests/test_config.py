@@ -207,6 +207,44 @@ def test_an_override_of_a_whole_section_has_the_last_word_too(write):
     assert config.parameters("attack")["scale"] == 9.0
 
 
+TABLES = """
+name = "x"
+attack = { malicious = 2 }
+[grid]
+attack = [{ name = "none" }, { name = "sign_flip", scale = 2.0 }, { name = "sign_flip", scale = 3.0 }]
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("attack={name='sign_flip', scale=9.0}", [("x", "sign_flip", 9.0, 2)]),
+        ("attack.name='alie'", [("x", "alie", None, 2)]),
+        (
+            "attack.name='sign_flip'",
+            [
+                ("x", "sign_flip", 5.0, 2),
+                ("x+attack=scale_2.0", "sign_flip", 2.0, 2),
+                ("x+attack=scale_3.0", "sign_flip", 3.0, 2),
+            ],
+        ),
+        (
+            "attack.malicious=3",
+            [
+                ("x+attack=none", "none", None, 3),
+                ("x+attack=sign_flip_scale_2.0", "sign_flip", 2.0, 3),
+                ("x+attack=sign_flip_scale_3.0", "sign_flip", 3.0, 3),
+            ],
+        ),
+    ],
+)
+def test_an_override_has_the_last_word_over_a_grids_tables(write, override, expected):
+    runs = load(write(TABLES), overrides=[override])
+    assert [
+        (run.label, run.attack.name, run.parameters("attack").get("scale"), run.attack.malicious) for run in runs
+    ] == expected
+
+
 def test_an_override_of_a_hyper_parameter_holds_in_the_arm_that_chooses_its_plugin(write):
     path = write('name = "x"\n[[arm]]\nname = "a"\nset = { "aggregator.name" = "dual" }\n')
     (config,) = load(path, overrides=["aggregator.name='dual'", "aggregator.trust_threshold=0.5"])
