@@ -77,6 +77,17 @@ reproduce-quick: .venv/setup fetch ## Run what a small model can do of them, for
 		--set rounds=3 $(ARGS)
 	.venv/bin/python analysis/reproduction results/quick -o results/quick/REPRODUCTION.md
 
+.PHONY: reports
+reports: .venv/setup fetch ## Attack one system of each paper, keep every update, and make a page on what was done to it
+	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/iomt_table2_small.toml --arm dual --output results/reports \
+		--set seed=1 --set 'record.updates="full"' $(ARGS)
+	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/trust_krum_dp_table1.toml --arm hybrid --output results/reports \
+		--set seed=1 --set 'record.updates="full"' \
+		--set 'attack={ name = "label_flip", malicious = 3, fraction = 0.3 }' $(ARGS)
+	.venv/bin/fempi report --truth results/reports/iomt_table2_small/dual.h5 -o results/reports/iomt.html --force
+	.venv/bin/fempi report --truth results/reports/trust_krum_dp_table1/hybrid.h5 \
+		-o results/reports/trust_krum_dp.html --force
+
 .PHONY: peers
 peers: .venv/setup fetch ## Time fempi beside ByzFL, Flower, pfl-research, APPFL and FedML, each in its own environment
 	.venv/bin/python tests/peers/compare.py $(ARGS)
@@ -92,7 +103,7 @@ laptop: run .venv/laptop/whole ## Answer questions from the quick start's record
 	.venv/laptop/bin/python analysis/worked_example.py results/quickstart/dual.h5
 	.venv/laptop/bin/python analysis/roc.py results/quickstart/dual.h5 -o results/quickstart/roc.png
 
-CALL_MPIRUN := run catalogue forensics reproduce reproduce-quick
+CALL_MPIRUN := run catalogue forensics reproduce reproduce-quick reports
 
 # Three settings for what calls mpirun here that give way to the caller's own: more ranks than cores are allowed (the
 # first is Open MPI 5's name for it, the second Open MPI 4's), and a rank uses one thread, so that ranks do not fight

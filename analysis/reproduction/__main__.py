@@ -138,6 +138,16 @@ def ranking(found: Field) -> str:
     return "\n".join(lines) + "\n"
 
 
+def report(folder: Path, name: str, run: str) -> str:
+    """Say where what forensics makes of a run is; nothing if it is not there."""
+    if not (folder / f"{name}_report.pdf").exists():
+        return ""
+    return (
+        f"What forensics finds in one attacked run ({run}), and whether it is right:\n"
+        f"[report]({folder.name}/{name}_report.pdf), printed from the page that `make reports` makes.\n"
+    )
+
+
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write a figure; return how the page shows it."""
     figure.savefig(folder / f"{name}.png", dpi=RESOLUTION)
@@ -174,7 +184,7 @@ def page(root: Path, folder: Path) -> tuple[str, list[str]]:
     parts += [iomt_table(name, found[name], CURVE) for name in ("iomt_table2", "iomt_table2_small")]
     long = (100, 200, 400, 600, 800, 1000)
     parts += [iomt_table(name, found[name], long) for name in ("iomt_table1", "iomt_table1_small")]
-    parts.append(B)
+    parts += [report(folder, "iomt", "Dual, with the small model"), B]
     grid = found["trust_krum_dp_table1"]
     judged = trust_krum_dp(grid)
     parts.append(claims(judged) if judged else "Not all that the claims are about has been run yet.\n")
@@ -185,6 +195,7 @@ def page(root: Path, folder: Path) -> tuple[str, list[str]]:
         spent = {runs.arm: runs.first.epsilon for runs in grid.values() if math.isfinite(runs.first.epsilon)}
         told = ", ".join(f"{arm} {epsilon:.3g}" for arm, epsilon in spent.items())
         parts.append(f"Epsilon spent after the last round, at delta = 1e-5: {told or 'bounded by nothing'}.\n")
+    parts.append(report(folder, "trust_krum_dp", "Hybrid, labels flipped with p = 0.3"))
     parts.append(BEYOND)
     for name in ("iomt_beyond", "trust_krum_dp_beyond"):
         arranged = field(found[name])

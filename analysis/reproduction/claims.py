@@ -95,6 +95,7 @@ def _number(
     """Compare a number: with the paper's model where that was run, else with the small one."""
     shown: list[str] = []
     near: list[str] = []
+    off: dict[str, float] = {}
     for arm in arms:
         reading = "" if len(arms) == 1 else f"{_reading(arm)}: "
         runs = {
@@ -107,7 +108,8 @@ def _number(
         ours = next(iter(runs.values())).at(round_).mean()
         deviation = max((each.at(round_).std(ddof=1) for each in runs.values() if len(each.members) > 1), default=0.0)
         shown.append(reading + ", ".join(f"{name} {spread(each.at(round_))}" for name, each in runs.items()))
-        if abs(ours - published) <= max(LEAST, 2 * deviation):
+        off[arm] = float(ours - published)
+        if abs(off[arm]) <= max(LEAST, 2 * deviation):
             near.append(arm)
     if not shown:
         return Claim(claim=claim, published=f"{published:.4g}")
@@ -115,9 +117,10 @@ def _number(
         which = "" if len(arms) == 1 else f" where the attack is read as {' or '.join(map(_reading, near))}"
         why = f"It lies within two standard deviations, or {LEAST}, of ours{which}."
     else:
-        why = "Ours is further from it than two standard deviations, in every reading of the attack that was run."
-        if len(arms) == 1:
-            why = "Ours is further from it than two standard deviations."
+        least = min(off, key=lambda arm: abs(off[arm]))
+        what = "Ours is" if len(arms) == 1 else f"The nearest, {_reading(least)}, is"
+        side = "above" if off[least] > 0 else "below"
+        why = f"{what} {abs(off[least]):.3f} {side} it, more than two standard deviations and than {LEAST}."
     return Claim(
         claim=claim,
         published=f"{published:.4g}",
