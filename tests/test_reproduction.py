@@ -68,6 +68,9 @@ def test_a_number_within_what_is_tolerated_is_reproduced_and_one_outside_is_not(
     rows = judged(table2(fedavg_clean=0.87, dual=0.86))
     assert rows["clean FedAvg after 100 rounds (table 2)"].verdict == "reproduced"  # 0.898 - 0.03 < 0.87
     assert rows["Dual under attack after 100 rounds (table 2)"].verdict == "not reproduced"
+    assert rows["Dual under attack after 100 rounds (table 2)"].why.startswith(
+        "The nearest, update flipped, is 0.036 below it"
+    )
     assert rows["FLTrust under attack after 100 rounds (table 2)"].verdict == "not run yet"
 
 
@@ -153,12 +156,17 @@ def test_nothing_is_said_of_a_grid_with_gaps():
 # ------------------------------------------------------------------------------------------------------ beyond them
 
 
-def test_rules_are_ranked_by_their_worst_cell_and_drops_are_against_clean():
-    def cell(rule, attack, malicious, accuracy):
-        label = f"{rule}+attack={attack}+malicious={malicious}"
-        config = {"attack": {"name": attack, "malicious": malicious}, "data": {"clients": 10}}
-        return label, made_up(label, [accuracy], tested=(5,), config=config)
+def cells_of(cells):
+    """Accuracies with one malicious client of ten, by rule and attack, arranged."""
+    found = {}
+    for rule, attack, accuracy in cells:
+        label = f"{rule}+attack={attack}+malicious=1"
+        config = {"attack": {"name": attack, "malicious": 1}, "data": {"clients": 10}}
+        found[label] = made_up(label, [accuracy], tested=(5,), config=config)
+    return beyond.field(found)
 
+
+def test_rules_are_ranked_by_their_worst_cell_and_drops_are_against_clean():
     cells = [
         ("a", "none", 0.9),
         ("a", "ipm", 0.9),
@@ -167,12 +175,37 @@ def test_rules_are_ranked_by_their_worst_cell_and_drops_are_against_clean():
         ("b", "ipm", 0.5),
         ("b", "alie", 0.6),
     ]
-    arranged = beyond.field(dict(cell(rule, attack, 1, accuracy) for rule, attack, accuracy in cells))
+    arranged = cells_of(cells)
     assert arranged.ranking()[0] == ("b", pytest.approx(0.55), 0.5, "ipm, 10 % malicious", pytest.approx(0.8))
     accuracy, drop = arranged.flat
     assert arranged.columns == [(attack, "10 % malicious") for attack in ("none", "ipm", "alie")]
     assert accuracy[0].tolist() == [0.9, 0.9, 0.1]
     assert np.allclose(drop[0], [np.nan, 0, 0.8], equal_nan=True)
+
+
+def test_the_rule_to_deploy_is_the_one_with_the_best_worst_and_published_ones_are_judged():
+    columns = ("none", "ipm", "alie")
+    rows = {
+        "krum": (0.9, 0.8, 0.85),
+        "median": (0.9, 0.78, 0.9),
+        "dual": (0.9, 0.3, 0.9),
+        "dual-rescaled": (0.9, 0.7, 0.9),
+    }
+    cells = [(rule, attack, x) for rule, xs in rows.items() for attack, x in zip(columns, xs, strict=True)]
+    told = beyond.advice(cells_of(cells))
+    assert "**krum**. Its worst is 0.800 (ipm, 10 % malicious), its mean under attack 0.825" in told
+    assert "within 0.03: median." in told
+    assert "still broken" not in told
+    assert "`dual` as published is broken (below half of its accuracy without attack) by ipm, 10 % malicious" in told
+    assert "in 1 of 2 cells" in told
+    assert "its worst goes from 0.300 to 0.700 and its mean from 0.600 to 0.800" in told
+
+
+def test_where_every_rule_falls_the_advice_says_so():
+    told = beyond.advice(cells_of([("krum", "none", 0.9), ("krum", "ipm", 0.2), ("hybrid", "none", 0.9)]))
+    assert "**krum**" in told
+    assert "still broken" in told
+    assert "`hybrid` as published: not all of its runs are there." in told
 
 
 # ---------------------------------------------------------------------------------------------------- configurations

@@ -89,6 +89,8 @@ def _published(found: Field, rule: str) -> str:
     """Say where a published rule is broken or beaten, and what its rescaled variant makes of that."""
     place = list(found.rules).index(rule)
     cells, clean = found.accuracy[place], found.clean[place]
+    if np.isnan(cells).any():
+        return f"`{rule}` as published: not all of its runs are there."
     broken = [found.cell(i, j) for i, j in np.argwhere(cells < clean[:, None] / 2)]
     beaten = int((np.nanmax(found.accuracy, axis=0) > cells + LEAST).sum())
     said = f"`{rule}` as published is broken (below half of its accuracy without attack) by {'; '.join(broken)}"
