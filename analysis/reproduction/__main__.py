@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ NAMES = (
     "trust_krum_dp_beyond",
     "iomt_beyond",
 )
+LONG = (100, 200, 400, 600, 800, 1000)
 FOLDER = "reproduction"
 RESOLUTION = 130
 
@@ -47,10 +49,10 @@ Numbers are test accuracies after the last round unless something else is said, 
 where there are several. [runs.csv](reproduction/runs.csv) has a line for each run: its seed, scores, the hash of its
 configuration and the digest of its results. `fempi info` shows both of a record of yours: with equal hashes, equal
 digests say that every bit of every round is equal, on any number of ranks. They are those of one kind of processor and
-one version of PyTorch; another may round in another way. {again}
-
+one version of PyTorch; another may round in another way.
+{again}
 A claim with a number counts as reproduced if the number lies within two standard deviations of ours, or within 0.03:
-the papers show one seed each.
+the papers show one seed each. Of {claims} claims: {verdicts}.
 """
 A = """\
 ## The Dual-System paper
@@ -159,35 +161,26 @@ def shown(folder: Path, name: str) -> str:
     return f"![{name.replace('_', ' ')}]({folder.name}/{name}.png)\n"
 
 
-def page(root: Path, folder: Path) -> tuple[str, list[str]]:
-    """Write figures and the list of runs to a folder; return the page, and runs that differ from the list before."""
-    listed = read_list(folder / "runs.csv")
-    read_all = {name: read(name, root, listed) for name in NAMES}
-    found = {name: runs for name, (runs, _) in read_all.items()}
-    if not any(found.values()):
-        raise FempiError(f"there are no records of the papers' experiments in {root}; `make reproduce` makes them")
-    folder.mkdir(parents=True, exist_ok=True)
-    every = [run for kinds in found.values() for runs in kinds.values() for run in runs.members]
-    write_list(folder / "runs.csv", every)
-    twice = sum(len(run.made) > 1 for run in every)
-    told = f"{twice} of the runs have been made a second time, and every bit of them was the same." if twice else ""
-    parts = [INTRODUCTION.format(count=len(every), again=told), A]
-    papers = Iomt(**{name.removeprefix("iomt_"): found[name] for name in NAMES if name.startswith("iomt_table")})
-    parts.append(claims(iomt(papers)))
-    if papers.table2 or papers.table2_small:
-        parts.append(save(curves(papers.table2, papers.table2_small), folder, "iomt_table2"))
-        records = [run.path for run in every if run.path and run.configuration.startswith("iomt_table2")]
+def dual_system(found: Mapping[str, Mapping[str, Runs]], judged: Sequence[Claim], folder: Path) -> list[str]:
+    """Lay out the Dual-System paper."""
+    own, small = found["iomt_table2"], found["iomt_table2_small"]
+    parts = [A, claims(judged)]
+    if own or small:
+        parts.append(save(curves(own, small), folder, "iomt_table2"))
+        records = [run.path for kind in (own, small) for runs in kind.values() for run in runs.members if run.path]
         if records:
             save(partition(records[0], title="two digits for each client"), folder, "iomt_partition")
         if (folder / "iomt_partition.png").exists():
             parts.append(shown(folder, "iomt_partition"))
     parts += [iomt_table(name, found[name], CURVE) for name in ("iomt_table2", "iomt_table2_small")]
-    long = (100, 200, 400, 600, 800, 1000)
-    parts += [iomt_table(name, found[name], long) for name in ("iomt_table1", "iomt_table1_small")]
-    parts += [report(folder, "iomt", "Dual, with the small model"), B]
-    grid = found["trust_krum_dp_table1"]
-    judged = trust_krum_dp(grid)
-    parts.append(claims(judged) if judged else "Not all that the claims are about has been run yet.\n")
+    parts += [iomt_table(name, found[name], LONG) for name in ("iomt_table1", "iomt_table1_small")]
+    parts.append(report(folder, "iomt", "Dual, with the small model"))
+    return parts
+
+
+def trust_and_krum(grid: Mapping[str, Runs], judged: Sequence[Claim], folder: Path) -> list[str]:
+    """Lay out the paper on trust, Krum and differential privacy."""
+    parts = [B, claims(judged) if judged else "Not all that the claims are about has been run yet.\n"]
     if grid:
         parts.append(save(intensities(grid), folder, "trust_krum_dp_table1"))
         parts += [trust_krum_dp_table(grid, metric) for metric in ("accuracy", "f1")]
@@ -196,7 +189,12 @@ def page(root: Path, folder: Path) -> tuple[str, list[str]]:
         told = ", ".join(f"{arm} {epsilon:.3g}" for arm, epsilon in spent.items())
         parts.append(f"Epsilon spent after the last round, at delta = 1e-5: {told or 'bounded by nothing'}.\n")
     parts.append(report(folder, "trust_krum_dp", "Hybrid, labels flipped with p = 0.3"))
-    parts.append(BEYOND)
+    return parts
+
+
+def other_attacks(found: Mapping[str, Mapping[str, Runs]], folder: Path) -> list[str]:
+    """Lay out what the papers leave out."""
+    parts = [BEYOND]
     for name in ("iomt_beyond", "trust_krum_dp_beyond"):
         arranged = field(found[name])
         if arranged is None:
@@ -205,7 +203,38 @@ def page(root: Path, folder: Path) -> tuple[str, list[str]]:
         parts.append(f"### {name}, {arranged.seeds} seed{'s' if arranged.seeds > 1 else ''}\n")
         parts.append(save(heat_map(arranged.rules, arranged.columns, *arranged.flat), folder, name))
         parts += [ranking(arranged), advice(arranged), again(name, found[name])]
-    return "\n".join(parts), [label for _, differing in read_all.values() for label in differing]
+    return parts
+
+
+def page(root: Path, folder: Path) -> tuple[str, list[str]]:
+    """Write figures and the list of runs to a folder; return the page, and runs that differ from the list before."""
+    listed = read_list(folder / "runs.csv")
+    both = {name: read(name, root, listed) for name in NAMES}
+    found = {name: runs for name, (runs, _) in both.items()}
+    every = [run for kinds in found.values() for runs in kinds.values() for run in runs.members]
+    if not every:
+        raise FempiError(f"there are no records of the papers' experiments in {root}; `make reproduce` makes them")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_list(folder / "runs.csv", every)
+    twice = sum(len(run.made) > 1 for run in every)
+    first = iomt(Iomt(**{name.removeprefix("iomt_"): found[name] for name in NAMES if name.startswith("iomt_table")}))
+    second = trust_krum_dp(found["trust_krum_dp_table1"])
+    verdicts = Counter(claim.verdict for claim in (*first, *second))
+    introduction = INTRODUCTION.format(
+        count=len(every),
+        again=f"\n{twice} of the runs have been made a second time, and every bit of them was the same.\n"
+        if twice
+        else "",
+        claims=verdicts.total(),
+        verdicts=", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()),
+    )
+    parts = [
+        introduction,
+        *dual_system(found, first, folder),
+        *trust_and_krum(found["trust_krum_dp_table1"], second, folder),
+        *other_attacks(found, folder),
+    ]
+    return "\n".join(parts), [label for _, differing in both.values() for label in differing]
 
 
 if __name__ == "__main__":
