@@ -217,14 +217,13 @@ def page(root: Path, folder: Path) -> tuple[str, list[str]]:
     folder.mkdir(parents=True, exist_ok=True)
     write_list(folder / "runs.csv", every)
     twice = sum(len(run.made) > 1 for run in every)
+    told = f"\n{twice} of the runs have been made a second time, and every bit of them was the same.\n" if twice else ""
     first = iomt(Iomt(**{name.removeprefix("iomt_"): found[name] for name in NAMES if name.startswith("iomt_table")}))
     second = trust_krum_dp(found["trust_krum_dp_table1"])
     verdicts = Counter(claim.verdict for claim in (*first, *second))
     introduction = INTRODUCTION.format(
         count=len(every),
-        again=f"\n{twice} of the runs have been made a second time, and every bit of them was the same.\n"
-        if twice
-        else "",
+        again=told,
         claims=verdicts.total(),
         verdicts=", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()),
     )
