@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from claims import CURVE, FLIPPED, GROWN, NOISY, PUBLISHED, SHRUNK
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from runs import METRICS, Runs
@@ -49,8 +50,12 @@ def curves(own: Mapping[str, Runs], small: Mapping[str, Runs]) -> Figure:
     for axes in panels[:, 0]:
         axes.set_ylabel("test accuracy")
     panels[0, 0].set_ylim(0, 1)
-    handles, labels = panels[1, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    drawn: dict[str, Artist] = {}
+    for axes in panels.flat:
+        handles, names = axes.get_legend_handles_labels()
+        drawn |= dict(zip(names, handles, strict=True))
+    named = [name for name in IOMT.values() if name in drawn]
+    figure.legend([drawn[name] for name in named], named, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle("Filled: here (line: mean, band: all seeds). Hollow: the paper's numbers.", fontsize=10)
     return figure
 
