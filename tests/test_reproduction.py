@@ -336,7 +336,23 @@ def test_a_run_whose_record_is_gone_is_known_from_the_list_until_its_configurati
     config = own / "configs/iomt_table2_small.toml"
     config.write_text(config.read_text().replace("[0.2, 0.1]", "[0.3, 0.1]"))
     changed, _ = now()
+    assert [run.label for run in every(changed) if run.path is None] == ["iomt_table2_small+lr=0.1+seed=2"]
+    config.write_text(config.read_text().replace("rounds = 2", "rounds = 3"))
+    changed, _ = now()
     assert [run.label for run in every(changed) if run.path is None] == []
+
+
+def test_a_record_with_other_settings_takes_the_place_of_what_is_listed_of_its_label(own):
+    found, _ = read("iomt_table2_small", own / "results", (), own / "configs")
+    write_list(own / "runs.csv", every(found))
+    config, short = own / "configs/iomt_table2_small.toml", own / "short"
+    assert cli.main(["run", str(config), "--output", str(short), "--set", "rounds=1"]) == 0
+    (short / "iomt_table2_small/iomt_table2_small+lr=0.2+seed=1.h5").unlink()
+    (short / "iomt_table2_small/iomt_table2_small+lr=0.2+seed=2.h5").unlink()
+    both, _ = read("iomt_table2_small", short, read_list(own / "runs.csv"), own / "configs")
+    assert list(both) == list(found)
+    assert [runs.settings for runs in both.values()] == ["", " --set rounds=1"]
+    assert [run.path is None for run in every(both)] == [True, True, False, False]
 
 
 def test_a_run_made_again_is_told_by_its_digest(own):

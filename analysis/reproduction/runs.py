@@ -111,9 +111,8 @@ def read(
         elif before is not None:
             differing.append(run.label)
         found[run.hash] = run
-    if found.keys() <= configured.keys():  # other settings make another experiment, which nothing listed is part of
-        for hash_ in known.keys() & configured.keys() - found.keys():
-            found[hash_] = replace(known[hash_], config=tomllib.loads(configured[hash_].to_toml()))
+    for hash_ in known.keys() & configured.keys() - found.keys():
+        found[hash_] = replace(known[hash_], config=tomllib.loads(configured[hash_].to_toml()))
     usual = {without_seed(run.label): run for run in configured.values()}
     order = {label: place for place, label in enumerate(usual)}
     groups: dict[tuple[str, str], list[Run]] = {}
@@ -128,7 +127,8 @@ def read(
         )
         for (label, _), members in groups.items()
     ]
-    points.sort(key=lambda runs: (order.get(runs.label, len(order)), runs.first.made))
+    # Of runs with one label, those of which there are records count, and of these the latest: they had other settings.
+    points.sort(key=lambda runs: (order.get(runs.label, len(order)), runs.first.path is not None, runs.first.made))
     return {runs.label: runs for runs in points}, differing
 
 
