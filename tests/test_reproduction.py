@@ -74,11 +74,23 @@ def test_a_number_within_what_is_tolerated_is_reproduced_and_one_outside_is_not(
     assert rows["FLTrust under attack after 100 rounds (table 2)"].verdict == "not run yet"
 
 
-def test_seeds_that_differ_widely_tolerate_more():
-    small = {"fedavg-clean": made_up("fedavg-clean", *([0, 0, 0, 0, x] for x in (0.6, 0.7, 0.8)))}  # sd 0.1
+def test_seeds_that_differ_widely_tolerate_more_where_the_papers_model_was_not_run():
     name = "clean FedAvg after 100 rounds (table 2)"
-    assert judged(table2(fedavg_clean=0.72), small)[name].verdict == "reproduced"
-    assert judged(table2(fedavg_clean=0.69), small)[name].verdict == "not reproduced"
+
+    def verdict(own, *seeds):
+        return judged(own, {"fedavg-clean": made_up("fedavg-clean", *([0, 0, 0, 0, x] for x in seeds))})[name].verdict
+
+    assert verdict({}, 0.62, 0.72, 0.82) == "reproduced"  # 0.72, and a standard deviation of 0.1
+    assert verdict({}, 0.58, 0.68, 0.78) == "not reproduced"
+    assert verdict(table2(fedavg_clean=0.8), 0.62, 0.72, 0.82) == "not reproduced"
+    assert verdict(table2(fedavg_clean=0.9), 0.58, 0.68, 0.78) == "reproduced"
+
+
+def test_the_papers_model_decides_on_gaps_and_both_are_told():
+    own, small = table2(fedavg_clean=0.9, dual=0.89, fltrust=0.7), table2(fedavg_clean=0.9, dual=0.8, fltrust=0.7)
+    row = judged(own, small)["Dual under attack is nearly equal to clean"]
+    assert row.verdict == "reproduced"
+    assert row.why == "It is above -0.02 in 1 of 1 with the paper's model, 0 of 1 with the small model."
 
 
 def test_either_reading_of_the_attack_reproduces_a_number():
