@@ -51,8 +51,9 @@ configuration and the digest of its results. `fempi info` shows both of a record
 digests say that every bit of every round is equal, on any number of ranks. They are those of one kind of processor and
 one version of PyTorch; another may round in another way.
 {again}
-A claim with a number counts as reproduced if the number lies within 0.03 of ours or, where there are several seeds, within
-two standard deviations: the papers show one seed each. Where the paper's own model was run, it decides. Of {claims} claims: {verdicts}.
+A claim with a number counts as reproduced if the number lies within 0.03 of ours or, where there are several seeds,
+within two standard deviations: the papers show one seed each. Where the paper's own model was run, it decides.
+Of {claims} claims: {verdicts}.
 """
 A = """\
 ## The Dual-System paper

@@ -96,6 +96,7 @@ def _number(
     shown: list[str] = []
     near: list[str] = []
     off: dict[str, float] = {}
+    tolerated: dict[str, float] = {}
     for arm in arms:
         reading = "" if len(arms) == 1 else f"{_reading(arm)}: "
         runs = {
@@ -109,18 +110,19 @@ def _number(
         deviation = ours.std(ddof=1) if len(ours) > 1 else 0.0
         shown.append(reading + ", ".join(f"{name} {spread(each.at(round_))}" for name, each in runs.items()))
         off[arm] = float(ours.mean() - published)
-        if abs(off[arm]) <= max(LEAST, 2 * deviation):
+        tolerated[arm] = max(LEAST, 2 * deviation)
+        if abs(off[arm]) <= tolerated[arm]:
             near.append(arm)
     if not shown:
         return Claim(claim=claim, published=f"{published:.4g}")
     if near:
         which = "" if len(arms) == 1 else f" where the attack is read as {' or '.join(map(_reading, near))}"
-        why = f"It lies within two standard deviations, or {LEAST}, of ours{which}."
+        why = f"It lies within {max(tolerated[arm] for arm in near):.3f} of ours{which}."
     else:
         least = min(off, key=lambda arm: abs(off[arm]))
         what = "Ours is" if len(arms) == 1 else f"The nearest, {_reading(least)}, is"
         side = "above" if off[least] > 0 else "below"
-        why = f"{what} {abs(off[least]):.3f} {side} it, more than two standard deviations and than {LEAST}."
+        why = f"{what} {abs(off[least]):.3f} {side} it; {tolerated[least]:.3f} is tolerated."
     return Claim(
         claim=claim,
         published=f"{published:.4g}",
@@ -149,6 +151,7 @@ def _gap(
         return Claim(claim=claim, published=published)
     model = next(iter(gaps)).partition(",")[0]
     held = {name: gap > least for name, gap in gaps.items()}
+    decided = all(holds for name, holds in held.items() if name.startswith(model))
     why = [
         f"{sum(each)} of {len(each)} with the {kind} model"
         for kind, each in (
@@ -161,9 +164,7 @@ def _gap(
         claim=claim,
         published=published,
         ours="; ".join(f"{name}: {gap:+.3f}" for name, gap in gaps.items()),
-        verdict="reproduced"
-        if all(holds for name, holds in held.items() if name.startswith(model))
-        else "not reproduced",
+        verdict="reproduced" if decided else "not reproduced",
         why=f"It is above {least:g} in {', '.join(why)}.",
     )
 
