@@ -317,9 +317,7 @@ def own(tmp_path):
         """
     config = tmp_path / "configs/iomt_table2_small.toml"
     config.write_text(settings)
-    assert (
-        cli.main(["run", str(tmp_path / "configs/iomt_table2_small.toml"), "--output", str(tmp_path / "results")]) == 0
-    )
+    assert cli.main(["run", str(config), "--output", str(tmp_path / "results")]) == 0
     return tmp_path
 
 

@@ -23,7 +23,7 @@ from fempi.algebra import Float64, Int64
 from fempi.config import Config
 from fempi.errors import FempiError
 from fempi.forensics import records
-from fempi.forensics.figures.accuracy import without_seed
+from fempi.forensics.figures.accuracy import but_for_seed, without_seed
 from fempi.runfile import RunFile
 
 METRICS = tuple(matrix.METRICS.values())
@@ -115,18 +115,14 @@ def read(
         found[hash_] = replace(known[hash_], config=tomllib.loads(configured[hash_].to_toml()))
     usual = {without_seed(run.label): run for run in configured.values()}
     order = {label: place for place, label in enumerate(usual)}
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[str, list[Run]] = {}
     for run in found.values():
-        config = json.dumps(_flat(run.config), sort_keys=True)
-        groups.setdefault((without_seed(run.label), config), []).append(run)
-    points = [
-        Runs(
-            label=label,
-            settings=_settings(members[0], usual.get(label)),
-            members=sorted(members, key=lambda run: run.seed),
-        )
-        for (label, _), members in groups.items()
-    ]
+        groups.setdefault(but_for_seed(run.config), []).append(run)
+    points = []
+    for members in groups.values():
+        label = without_seed(members[0].label)
+        settings = _settings(members[0], usual.get(label))
+        points.append(Runs(label=label, settings=settings, members=sorted(members, key=lambda run: run.seed)))
     # Of runs with one label, those of which there are records count, and of these the latest: they had other settings.
     points.sort(key=lambda runs: (order.get(runs.label, len(order)), runs.first.path is not None, runs.first.made))
     return {runs.label: runs for runs in points}, differing

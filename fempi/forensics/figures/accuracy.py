@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -55,9 +56,7 @@ def by_seed(records: Sequence[Path]) -> list[tuple[str, list[Path]]]:
     for path in records:
         with RunFile(path) as record:
             config = record.config
-        label, seed = config.pop("label"), config.pop("seed", None)
-        config.get("record", {}).pop("pack", None)  # a run that was cut short belongs to those that were packed
-        groups.setdefault(json.dumps([without_seed(label), config], sort_keys=True), {})[path] = label, seed
+        groups.setdefault(but_for_seed(config), {})[path] = config["label"], config.get("seed")
     found = []
     for key, members in groups.items():
         seeds = [seed for _, seed in members.values()]
@@ -66,6 +65,14 @@ def by_seed(records: Sequence[Path]) -> list[tuple[str, list[Path]]]:
         else:
             found += [(label, [path]) for path, (label, _) in members.items()]
     return found
+
+
+def but_for_seed(config: Mapping[str, Any]) -> str:
+    """Write a run's settings without the seed: equal for those that differ in nothing else."""
+    rest = {key: value for key, value in config.items() if key not in ("label", "seed")}
+    # A run that was cut short belongs to those that were packed.
+    rest["record"] = {key: value for key, value in config.get("record", {}).items() if key != "pack"}
+    return json.dumps([without_seed(config["label"]), rest], sort_keys=True)
 
 
 def without_seed(label: str) -> str:
