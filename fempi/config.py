@@ -60,6 +60,8 @@ class Train(Section):
     cohort: Annotated[int, Field(ge=1)] = 10
     """clients in a round"""
     local_epochs: Annotated[int, Field(ge=1)] = 5
+    root_epochs: Annotated[int, Field(ge=1)] | None = None
+    """the server's, on its root data, for the reference update; by default as many as `local_epochs`"""
     batch_size: Annotated[int, Field(ge=1)] = 10
     lr: Annotated[float, Field(gt=0, le=1e6)] = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -79,6 +79,18 @@ class Problem:
     test_owner: Int64
     """(test examples,) which client each belongs to; empty unless clients are tested one by one"""
 
+    @property
+    def root_epochs(self) -> int:
+        """Passes of the server over its root data."""
+        return self.config.train.root_epochs or self.config.train.local_epochs
+
+    @property
+    def root_cost(self) -> int:
+        """What the reference takes to train: of how many examples a client would take as long; 0 without one."""
+        if not self.needs_reference:
+            return 0
+        return ceil(len(self.root_examples) * self.root_epochs / self.config.train.local_epochs)
+
     @cached_property
     def num_examples(self) -> Int64:
         """(C,) examples that each client holds."""
@@ -156,16 +168,18 @@ class Problem:
         return client.Task(images=images, labels=labels, rng=rng, out=out)
 
     def train_reference(self, round: int, params: Tensor) -> Float32:  # noqa: A002
-        """Train the server's reference update (d,) on its root data, just as a client trains alone."""
+        """Train the server's reference update (d,) on its root data, as a client trains alone, for its own epochs."""
         out = np.empty(self.model.d, np.float32)
         images = self.images.train_images[self.root_examples]
         labels = self.images.train_labels[self.root_examples]
         rng = stream(self.config.seed, "reference", round)
-        self._train(params, client.Task(images=images, labels=labels, rng=rng, out=out))
+        task = client.Task(images=images, labels=labels, rng=rng, out=out)
+        self._train(params, task, epochs=self.root_epochs)
         return out
 
-    def _train(self, params: Tensor, task: client.Task) -> float:
-        return client.train(self.model, params, task.images, task.labels, rng=task.rng, out=task.out, **self._options)
+    def _train(self, params: Tensor, task: client.Task, **options: Any) -> float:
+        options = self._options | options
+        return client.train(self.model, params, task.images, task.labels, rng=task.rng, out=task.out, **options)
 
     @property
     def _options(self) -> dict[str, Any]:

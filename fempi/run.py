@@ -88,7 +88,7 @@ def run(
             problem.num_examples[clients],
             ranks=comm.size,
             total_clients=config.data.clients,
-            root_cost=len(problem.root_examples) if problem.needs_reference else 0,
+            root_cost=problem.root_cost,
         )
 
         with clock("train"):

@@ -83,6 +83,22 @@ def test_private_clients_send_clipped_and_noisy_updates() -> None:
     np.testing.assert_allclose((rows[2] - rows[1]).std(), 0.01, rtol=0.2)
 
 
+def test_the_reference_is_trained_for_the_servers_own_epochs() -> None:
+    settings = {"aggregator__name": "fltrust", "data__root_examples": 24, "train__local_epochs": 2}
+    same, more = problem_of(**settings), problem_of(**settings, train__root_epochs=3)
+    assert (same.root_epochs, same.root_cost) == (2, 24)
+    assert (more.root_epochs, more.root_cost) == (3, 36), "a client with 36 examples takes as long in its 2 epochs"
+    assert problem_of(train__root_epochs=3).root_cost == 0, "nobody needs a reference"
+
+    def reference(problem: Problem) -> np.ndarray:
+        return problem.train_reference(1, problem.model.params.clone())
+
+    np.testing.assert_array_equal(reference(same), reference(problem_of(**settings, train__root_epochs=2)))
+    three = problem_of(**settings | {"train__local_epochs": 3})
+    np.testing.assert_array_equal(reference(more), reference(three))
+    assert not np.array_equal(reference(same), reference(more))
+
+
 def test_epsilon_grows_with_the_rounds_and_ends_at_what_was_asked_for() -> None:
     problem = problem_of(privacy__clip=1.0, privacy__epsilon=3.0, train__cohort=4)
     assert problem.epsilon.shape == (4,)

@@ -95,7 +95,7 @@ def plan_of(options: Options, size: int) -> Plan:
         record_bytes = max(record_bytes, expected_bytes(problem, size) + config.rounds * ROUND_FILE)
     job = Job(
         num_examples=problem.num_examples,
-        root_examples=len(problem.root_examples) if problem.needs_reference else 0,
+        root_cost=problem.root_cost,
         params=problem.model.d,
         sharded=base.aggregator.layout == "sharded",
         test_batches=ceil(len(problem.images.test_labels) / EVALUATION_BATCH),

@@ -83,8 +83,8 @@ class Job:
 
     num_examples: Int64
     """(C,) of each client"""
-    root_examples: int
-    """that root trains its reference on; 0: there is none"""
+    root_cost: int
+    """what root's reference takes to train, as examples of a client; 0: there is none"""
     params: int
     sharded: bool
     """whether the updates are judged by all ranks, each some columns of them"""
@@ -111,10 +111,10 @@ class Job:
                 costs,
                 ranks=ranks,
                 total_clients=len(self.num_examples),
-                root_cost=self.root_examples,
+                root_cost=self.root_cost,
             )
             load = np.bincount(owners, costs, minlength=ranks)
-            load[0] += self.root_examples
+            load[0] += self.root_cost
             loads.append(load)
             remote.append(np.count_nonzero(owners))
         return Work(

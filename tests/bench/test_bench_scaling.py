@@ -43,7 +43,7 @@ MODEL = Model(example=0.01, byte=1e-9, row=0.002, pair=0.0003, batch=0.5, file=0
 def job_of(sizes: Int64, **changes: object) -> Job:
     usual = Job(
         num_examples=sizes,
-        root_examples=0,
+        root_cost=0,
         params=1000,
         sharded=False,
         test_batches=10,
@@ -84,7 +84,7 @@ def test_the_work_of_a_round_by_hand():
 
 
 def test_roots_reference_is_work_for_root():
-    work = job_of(np.full(20, 30), root_examples=60).work(cohort=4, ranks=2)  # root takes one client, the other three
+    work = job_of(np.full(20, 30), root_cost=60).work(cohort=4, ranks=2)  # root takes one client, the other three
     assert (work.mean_load, work.largest_load, work.remote_rows) == (90, 90, 3)
 
 
