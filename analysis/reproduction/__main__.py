@@ -16,11 +16,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import dual_system
+import trust_and_krum
 from beyond import Field, advice, field
-from claims import CURVE, PUBLISHED, Claim, Iomt, iomt, trust_krum_dp
+from claims import LEAST, MOST, Claim
+from dual_system import CLOSE, CURVE, PUBLISHED, Tables
 from figures import curves, heat_map, intensities
 from matplotlib.figure import Figure
-from runs import Runs, read, read_list, spread, write_list
+from runs import METRICS, Found, Runs, read, read_list, spread, with_common_seeds, write_list
 
 from fempi.errors import FempiError
 from fempi.forensics.figures import partition
@@ -41,27 +44,30 @@ RESOLUTION = 130
 INTRODUCTION = """\
 # Both papers, run again
 
-Made from the {count} runs of `make reproduce` that are finished, by
+Made from {count} runs by
 
-    python analysis/reproduction results -o analysis/REPRODUCTION.md
+    python analysis/reproduction {root} -o {output}
 
 Numbers are test accuracies after the last round unless something else is said, as mean ± standard deviation over seeds
 where there are several. [runs.csv](reproduction/runs.csv) has a line for each run: its seed, scores, the hash of its
 configuration and the digest of its results. `fempi info` shows both of a record of yours: with equal hashes, equal
-digests say that every bit of every round is equal, on any number of ranks. They are those of one kind of processor and
-one version of PyTorch; another may round in another way.
-{again}
-A claim with a number counts as reproduced if the number lies within 0.03 of ours or, where there are several seeds,
-within two standard deviations: the papers show one seed each. Where the paper's own model was run, it decides.
+digests say that every bit of every round is equal, on any number of ranks. Another kind of processor, or another
+version of PyTorch, may round in another way; these runs were made with {software}.
+{notes}
+A paper's number counts as reproduced if it lies within {least} of ours or, where there are several seeds, within two
+standard deviations, up to {most}: the papers show one seed each. "Nearly equal" reaches as far as {close}. Orders and
+differences are those of means over the same seeds. Where a text can be read in several ways, it is enough that a claim
+holds in one of them; where the paper's own model was run, it decides.
+
 Of {claims} claims: {verdicts}.
 """
 A = """\
 ## The Dual-System paper
 
-Nadeem, Javed: Byzantine-Resilient Federated Learning for IoMT Devices. 100 clients of two digits each, 10 a round; 10
-are malicious and send -5 w, read as the update or as the weights; configs/iomt_table1.toml and iomt_table2.toml, with
-the paper's CNN (1,663,370 parameters, one seed), and the same with `_small` in their names, with a CNN of 22,514
-parameters and five seeds.
+Nadeem, Javed: Byzantine-Resilient Federated Learning for IoMT Devices. 100 clients with two shards of the sorted
+digits each, 10 a round; 10 are malicious and send -5 w, read as the update or as the weights; configs/iomt_table1.toml
+and iomt_table2.toml, with the paper's CNN (1,663,370 parameters, one seed), and the same with `_small` in their names,
+with a CNN of 22,514 parameters and five seeds.
 """
 B = """\
 ## The paper on trust, Krum and differential privacy
@@ -69,14 +75,17 @@ B = """\
 A trust-based framework that combines Krum, Differential Privacy (DP), and adaptive trust measures, IJRASET 12 (XI),
 2024. 10 clients with equal data, 3 of them malicious; configs/trust_krum_dp_table1.toml says what the paper leaves open
 and what was chosen. Gradient manipulation is read in three ways: factors of 0.1 to 0.3 as printed, of 1.1 to 1.3,
-which amplify as its prose says, and noise of a standard deviation of 0.1 to 0.3.
+which amplify as its prose says, and noise of a standard deviation of 0.1 to 0.3. The noise of DP and Hybrid is read in
+two ways: on updates as they are, and on clipped ones.
 """
 BEYOND = """\
 ## Beyond the papers
 
-Every main rule against attacks that the papers leave out, with 10, 20 and 30 % malicious clients
-(configs/iomt_beyond.toml, configs/trust_krum_dp_beyond.toml). A cell has the accuracy and its distance from the same
-rule's when nobody attacks, which knows as many declared Byzantine rows.
+Every main rule against both papers' attacks and four that they leave out, with 10, 20 and 30 % malicious clients, in
+the papers' settings with the small model and fewer rounds (configs/iomt_beyond.toml and trust_krum_dp_beyond.toml).
+All rules expect the share of attackers that there is; of 100 clients 10 are drawn each round, and now and then more of
+them attack than a rule expects. A cell has the accuracy and its distance from the same rule's when nobody attacks.
+`hybrid` is without its noise.
 """
 
 
@@ -97,7 +106,7 @@ def iomt_table(name: str, found: Mapping[str, Runs], rounds: Sequence[int]) -> s
     ]
     for arm, runs in found.items():
         cells = [spread(runs.at(round_)) if round_ in runs.tested else "" for round_ in rounds]
-        lines.append(f"| {arm} | {runs.tested[-1]} | {' | '.join(cells)} | {len(runs.members)} | {sums(runs)} |")
+        lines.append(f"| {arm} | {runs.last_round} | {' | '.join(cells)} | {len(runs.members)} | {sums(runs)} |")
         if name.startswith("iomt_table2") and arm in PUBLISHED:
             theirs = " | ".join(f"*{value:.3f}*" for value in PUBLISHED[arm])
             lines.append(f"| *{arm}, the paper's* | 100 | {theirs} | *1* | | |")
@@ -113,7 +122,7 @@ def again(name: str, found: Mapping[str, Runs]) -> str:
     """Say how to make some of the runs again."""
     runs = next(iter(found.values()))
     return (
-        "Hash and digest are the first seed's. To make such runs again:\n\n"
+        "Hash and digest are the first seed's; runs.csv has the others. To make runs of a system again:\n\n"
         f"    mpirun -n 2 fempi run configs/{name}.toml --arm {runs.arm} --output again{runs.settings}\n"
     )
 
@@ -122,22 +131,26 @@ def trust_krum_dp_table(found: Mapping[str, Runs], metric: str) -> str:
     """Lay out the other paper's table for one metric, a row for each attack."""
     arms = list(dict.fromkeys(runs.arm for runs in found.values()))
     attacks = list(dict.fromkeys(label.partition("+attack=")[2] for label in found))
+    sealed = "hybrid" if "hybrid" in arms else arms[-1]
     lines = [
-        f"| {metric} | {' | '.join(arms)} | hash of {arms[-1]} | digest |",
+        f"| {metric} | {' | '.join(arms)} | hash of {sealed} | digest |",
         "|---" * (len(arms) + 3) + "|",
     ]
     for attack in attacks:
         row = [found.get(f"{arm}+attack={attack}") for arm in arms]
         cells = [spread(runs.last(metric)) if runs else "" for runs in row]
-        lines.append(f"| {attack.replace('_', ' ')} | {' | '.join(cells)} | {sums(row[-1]) if row[-1] else ' | '} |")
+        runs = row[arms.index(sealed)]
+        lines.append(f"| {attack.replace('_', ' ')} | {' | '.join(cells)} | {sums(runs) if runs else ' | '} |")
     return "\n".join(lines) + "\n"
 
 
 def ranking(found: Field) -> str:
     """Lay out which rules hold, the best first."""
     lines = ["| rule | worst accuracy under attack | by | mean under attack | clean |", "|---|---|---|---|---|"]
-    for rule, mean, worst, by, clean in found.ranking():
-        lines.append(f"| {rule} | {worst:.3f} | {by} | {mean:.3f} | {clean:.3f} |")
+    lines += [
+        f"| {rank.rule} | {spread(rank.worst)} | {rank.by} | {rank.mean:.3f} | {rank.clean:.3f} |"
+        for rank in found.ranking()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -162,15 +175,16 @@ def shown(folder: Path, name: str) -> str:
     return f"![{name.replace('_', ' ')}]({folder.name}/{name}.png)\n"
 
 
-def dual_system(found: Mapping[str, Mapping[str, Runs]], judged: Sequence[Claim], folder: Path) -> list[str]:
+def dual_system_part(found: Mapping[str, Mapping[str, Runs]], judged: Sequence[Claim], folder: Path) -> list[str]:
     """Lay out the Dual-System paper."""
     own, small = found["iomt_table2"], found["iomt_table2_small"]
     parts = [A, claims(judged)]
     if own or small:
         parts.append(save(curves(own, small), folder, "iomt_table2"))
-        records = [run.path for kind in (own, small) for runs in kind.values() for run in runs.members if run.path]
+        every = [run for kind in (own, small) for runs in kind.values() for run in runs.members]
+        records = [run.path for run in every if run.path and run.seed == 1]
         if records:
-            save(partition(records[0], title="two digits for each client"), folder, "iomt_partition")
+            save(partition(records[0], title="two shards for each client, seed 1"), folder, "iomt_partition")
         if (folder / "iomt_partition.png").exists():
             parts.append(shown(folder, "iomt_partition"))
     parts += [iomt_table(name, found[name], CURVE) for name in ("iomt_table2", "iomt_table2_small")]
@@ -179,12 +193,14 @@ def dual_system(found: Mapping[str, Mapping[str, Runs]], judged: Sequence[Claim]
     return parts
 
 
-def trust_and_krum(grid: Mapping[str, Runs], judged: Sequence[Claim], folder: Path) -> list[str]:
+def trust_and_krum_part(grid: Mapping[str, Runs], judged: Sequence[Claim], folder: Path) -> list[str]:
     """Lay out the paper on trust, Krum and differential privacy."""
     parts = [B, claims(judged) if judged else "Not all that the claims are about has been run yet.\n"]
     if grid:
+        seeds = sorted({len(runs.members) for runs in grid.values()})
+        parts.append(f"Seeds of each cell, here and above: {' to '.join(map(str, seeds))}.\n")
         parts.append(save(intensities(grid), folder, "trust_krum_dp_table1"))
-        parts += [trust_krum_dp_table(grid, metric) for metric in ("accuracy", "f1")]
+        parts += [trust_krum_dp_table(grid, metric) for metric in METRICS]
         parts.append(again("trust_krum_dp_table1", grid))
         spent = {runs.arm: runs.first.epsilon for runs in grid.values() if math.isfinite(runs.first.epsilon)}
         told = ", ".join(f"{arm} {epsilon:.3g}" for arm, epsilon in spent.items())
@@ -197,44 +213,84 @@ def other_attacks(found: Mapping[str, Mapping[str, Runs]], folder: Path) -> list
     """Lay out what the papers leave out."""
     parts = [BEYOND]
     for name in ("iomt_beyond", "trust_krum_dp_beyond"):
-        arranged = field(found[name])
+        arranged = field(with_common_seeds(found[name], found[name]))
         if arranged is None:
             parts.append(f"`{name}`: not run yet.\n")
             continue
-        parts.append(f"### {name}, {arranged.seeds} seed{'s' if arranged.seeds > 1 else ''}\n")
-        parts.append(save(heat_map(arranged.rules, arranged.columns, *arranged.flat), folder, name))
+        seeds = f"{arranged.seeds} seed{'s' if arranged.seeds > 1 else ''}"
+        parts.append(f"### {name}, {arranged.rounds} rounds, {seeds}\n")
+        what = f"test accuracy after {arranged.rounds} rounds, {seeds}"
+        parts.append(save(heat_map(arranged.rules, arranged.columns, *arranged.flat, what), folder, name))
         parts += [ranking(arranged), advice(arranged), again(name, found[name])]
     return parts
 
 
-def page(root: Path, folder: Path) -> tuple[str, list[str]]:
-    """Write figures and the list of runs to a folder; return the page, and runs that differ from the list before."""
+def notes(found: Mapping[str, Found]) -> str:
+    """Say of some of the runs what is not usual."""
+    every = [run for each in found.values() for run in each.every]
+    twice = sum(len(run.made) > 1 for run in every)
+    lines = [f"{twice} of the runs have been made a second time, with the same bits."] if twice else []
+    other = {
+        f"`{name}` with `{runs.settings.strip()}`": None
+        for name, each in found.items()
+        for runs in each.runs.values()
+        if runs.settings
+    }
+    if other:
+        lines.append(f"Some have other settings than their configurations: {'; '.join(other)}.")
+    return "".join(f"\n{line}\n" for line in lines)
+
+
+def page(root: Path, output: Path) -> tuple[str, list[str]]:
+    """Write figures and the list of runs beside a page; return its text, and warnings."""
+    folder = output.parent / FOLDER
     listed = read_list(folder / "runs.csv")
     both = {name: read(name, root, listed) for name in NAMES}
-    found = {name: runs for name, (runs, _) in both.items()}
-    every = [run for kinds in found.values() for runs in kinds.values() for run in runs.members]
+    every = [run for each in both.values() for run in each.every]
     if not every:
         raise FempiError(f"there are no records of the papers' experiments in {root}; `make reproduce` makes them")
     folder.mkdir(parents=True, exist_ok=True)
     write_list(folder / "runs.csv", every)
-    twice = sum(len(run.made) > 1 for run in every)
-    told = f"\n{twice} of the runs have been made a second time, and every bit of them was the same.\n" if twice else ""
-    first = iomt(Iomt(**{name.removeprefix("iomt_"): found[name] for name in NAMES if name.startswith("iomt_table")}))
-    second = trust_krum_dp(found["trust_krum_dp_table1"])
+    found = {name: each.runs for name, each in both.items()}
+    grid = trust_and_krum.comparable(found["trust_krum_dp_table1"])
+    tables = {name.removeprefix("iomt_"): found[name] for name in NAMES if name.startswith("iomt_table")}
+    first, second = dual_system.judge(Tables(**tables)), trust_and_krum.judge(grid)
     verdicts = Counter(claim.verdict for claim in (*first, *second))
     introduction = INTRODUCTION.format(
         count=len(every),
-        again=told,
+        root=root,
+        output=output,
+        software=" or ".join(sorted({run.software for run in every if run.software})),
+        notes=notes(both),
+        least=LEAST,
+        most=MOST,
+        close=CLOSE,
         claims=verdicts.total(),
         verdicts=", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()),
     )
     parts = [
         introduction,
-        *dual_system(found, first, folder),
-        *trust_and_krum(found["trust_krum_dp_table1"], second, folder),
+        *dual_system_part(found, first, folder),
+        *trust_and_krum_part(grid, second, folder),
         *other_attacks(found, folder),
     ]
-    return "\n".join(parts), [label for _, differing in both.values() for label in differing]
+    return "\n".join(parts), [warning for each in both.values() for warning in warnings(each)]
+
+
+def warnings(found: Found) -> list[str]:
+    """Say what has become of runs that were listed."""
+    lines = []
+    if found.differing:
+        lines.append(
+            f"{len(found.differing)} runs are not, bit for bit, what was listed of them, such as {found.differing[0]}; "
+            "they are listed anew. Another kind of processor and another version of PyTorch round in another way."
+        )
+    if found.outdated:
+        lines.append(
+            f"{len(found.outdated)} runs are listed no more, such as {found.outdated[0]}: "
+            "their configuration has changed."
+        )
+    return lines
 
 
 if __name__ == "__main__":
@@ -243,15 +299,9 @@ if __name__ == "__main__":
     parser.add_argument("-o", "--output", type=Path, required=True, help="the page: .md")
     options = parser.parse_args()
     try:
-        folder = options.output.parent / FOLDER
-        text, differing = page(options.root, folder)
+        text, told = page(options.root, options.output)
         options.output.write_text(text)
     except (FempiError, OSError) as error:
         parser.error(str(error))
-    if differing:
-        print(
-            f"{len(differing)} runs are not, bit for bit, what was listed of them, such as {differing[0]}; they are "
-            "listed anew. Another kind of processor and another version of PyTorch round in another way.",
-            file=sys.stderr,
-        )
-    print(f"{options.output}, and figures in {folder}")
+    print("\n".join(told), file=sys.stderr, end="\n" if told else "")
+    print(f"{options.output}, and figures in {options.output.parent / FOLDER}")

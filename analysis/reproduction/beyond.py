@@ -1,4 +1,4 @@
-"""Which rule would you deploy? Rules against attacks that the papers leave out."""
+"""Which rule would you deploy? Rules against attacks of both papers, and others."""
 
 from __future__ import annotations
 
@@ -7,28 +7,62 @@ from dataclasses import dataclass
 
 import numpy as np
 from claims import LEAST
-from runs import Runs
+from runs import Runs, spread
 
 from fempi.algebra import Float64
 
 CLEAN = "none"
+VARIANTS = {"dual": ("dual-rescaled", "dual-equal-steps", "dual-mended"), "hybrid": ()}
+"""Of the papers' own rules: what might mend them"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """How a rule does under all attacks."""
+
+    rule: str
+    worst: Float64
+    """its lowest accuracy (seeds,), by the mean over seeds"""
+    by: str
+    """where that is"""
+    mean: float
+    """under attack"""
+    clean: float
+    """without"""
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is somewhere below half of what it is without attack."""
+        return bool(self.worst.mean() < self.clean / 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """Mean accuracies after the last round: rules, attacks, shares of malicious clients."""
+    """Accuracies after the last round: rules, shares of malicious clients, attacks."""
 
     rules: Sequence[str]
     attacks: Sequence[str]
     """without `CLEAN`"""
     malicious: Sequence[int]
     clients: int
-    accuracy: Float64
-    """(rules, malicious, attacks), NaN where a run is missing"""
-    clean: Float64
-    """(rules, malicious), under the same number of declared Byzantine rows, but nobody attacking"""
+    rounds: int
     seeds: int
-    """fewest of a cell"""
+    values: Float64
+    """(rules, malicious, attacks, seeds), NaN where a run is missing"""
+    unattacked: Float64
+    """(rules, malicious, seeds), under the same number of declared Byzantine rows, but nobody attacking"""
+
+    @property
+    def accuracy(self) -> Float64:
+        """Means over seeds (rules, malicious, attacks)."""
+        mean: Float64 = self.values.mean(axis=-1)
+        return mean
+
+    @property
+    def clean(self) -> Float64:
+        """Means over seeds (rules, malicious)."""
+        mean: Float64 = self.unattacked.mean(axis=-1)
+        return mean
 
     @property
     def shares(self) -> list[str]:
@@ -48,18 +82,29 @@ class Field:
         drops[:, :, 0] = np.nan
         return together.reshape(len(self.rules), -1), drops.reshape(len(self.rules), -1)
 
-    def ranking(self) -> list[tuple[str, float, float, str, float]]:
-        """Return rules with their mean and worst accuracy under attack, where it is worst, and the mean clean one.
+    @property
+    def complete(self) -> list[str]:
+        """Rules of which no run is missing."""
+        sums = self.accuracy.sum(axis=(1, 2)) + self.clean.sum(axis=1)
+        return [rule for rule, each in zip(self.rules, sums, strict=True) if np.isfinite(each)]
 
-        The best first, by the worst: one attack that works is enough for an attacker.
-        """
-        found = []
-        for rule, cells, clean in zip(self.rules, self.accuracy, self.clean, strict=True):
-            if np.isnan(cells).any():
-                continue
+    def ranking(self) -> list[Rank]:
+        """Return the complete rules, the best first, by their worst: one attack that works is enough for attackers."""
+        ranks = []
+        for rule in self.complete:
+            place = self.rules.index(rule)
+            cells = self.accuracy[place]
             i, j = map(int, np.unravel_index(np.argmin(cells), cells.shape))
-            found.append((rule, float(cells.mean()), float(cells.min()), self.cell(i, j), float(np.nanmean(clean))))
-        return sorted(found, key=lambda each: -each[2])
+            ranks.append(
+                Rank(
+                    rule=rule,
+                    worst=self.values[place, i, j],
+                    by=self.cell(i, j),
+                    mean=float(cells.mean()),
+                    clean=float(self.clean[place].mean()),
+                )
+            )
+        return sorted(ranks, key=lambda rank: -rank.worst.mean())
 
     def cell(self, i: int, j: int) -> str:
         """Name the i-th share under the j-th attack."""
@@ -71,63 +116,76 @@ def advice(found: Field) -> str:
     ranked = found.ranking()
     if not ranked:
         return "Too few of the runs are there to say which rule to deploy.\n"
-    best, mean, worst, by, clean = ranked[0]
-    close = [rule for rule, _, other, _, _ in ranked[1:] if other > worst - LEAST]
+    best, *others = ranked
     told = [
-        f"Which rule to deploy here: **{best}**. Its worst is {worst:.3f} ({by}), its mean under attack {mean:.3f}, "
-        f"without attack {clean:.3f}."
+        f"Which rule to deploy here: **{best.rule}**. Its worst is {spread(best.worst)} ({best.by}), its mean under "
+        f"attack {best.mean:.3f}, without attack {best.clean:.3f}."
     ]
+    close = [rank.rule for rank in others if rank.worst.mean() > best.worst.mean() - LEAST]
     if close:
         told.append(f"As good, within {LEAST}: {', '.join(close)}.")
-    if worst < clean / 2:
-        told.append("It is the best of them, and still broken there: no rule tried here holds against everything.")
-    told += [_published(found, rule) for rule in ("dual", "hybrid") if rule in found.rules]
+    gentle = max(ranked, key=lambda rank: rank.mean)
+    if gentle is not best:
+        told.append(f"The highest mean under attack is {gentle.rule}'s, {gentle.mean:.3f}.")
+    if all(rank.broken for rank in ranked):
+        told.append("All are broken somewhere: none tried here holds against everything.")
+    if found.seeds == 1:
+        told.append("All this is from one seed; others may change the order of rules that are close.")
+    missing = [rule for rule in found.rules if rule not in found.complete]
+    if missing:
+        told.append(f"Not all runs are there of: {', '.join(missing)}.")
+    told += [_published(found, rule) for rule in VARIANTS if rule in found.complete]
     return " ".join(told) + "\n"
 
 
 def _published(found: Field, rule: str) -> str:
-    """Say where a published rule is broken or beaten, and what its rescaled variant makes of that."""
-    place = list(found.rules).index(rule)
+    """Say where a published rule is broken or beaten, and what its variant makes of that."""
+    place = found.rules.index(rule)
     cells, clean = found.accuracy[place], found.clean[place]
-    if np.isnan(cells).any():
-        return f"`{rule}` as published: not all of its runs are there."
+    others = [number for number, other in enumerate(found.rules) if other not in (rule, *VARIANTS[rule])]
+    beaten = int((np.nanmax(found.accuracy[others], axis=0) > cells + LEAST).sum()) if others else 0
     broken = [found.cell(i, j) for i, j in np.argwhere(cells < clean[:, None] / 2)]
-    beaten = int((np.nanmax(found.accuracy, axis=0) > cells + LEAST).sum())
-    said = f"`{rule}` as published is broken (below half of its accuracy without attack) by {'; '.join(broken)}"
-    if not broken:
-        said = f"`{rule}` as published is broken by none of the attacks (nowhere below half of its accuracy without)"
+    if broken:
+        said = f"`{rule}` is broken (below half of its accuracy without attack) by {'; '.join(broken)}"
+    else:
+        said = f"`{rule}` is broken by none of the attacks (nowhere below half of its accuracy without)"
     said += f", and another rule is better by more than {LEAST} in {beaten} of {cells.size} cells."
-    variant = f"{rule}-rescaled"
-    if variant in found.rules:
-        other = found.accuracy[list(found.rules).index(variant)]
-        said += (
-            f" With `rescale = true` (`{variant}`) its worst goes from {cells.min():.3f} to {other.min():.3f} and its "
-            f"mean from {cells.mean():.3f} to {other.mean():.3f}."
-        )
+    for variant in VARIANTS[rule]:
+        if variant in found.complete:
+            number = found.rules.index(variant)
+            other = found.accuracy[number]
+            said += (
+                f" `{variant}` changes its worst from {cells.min():.3f} to {other.min():.3f}, its mean under attack "
+                f"from {cells.mean():.3f} to {other.mean():.3f}, and its accuracy without attack from "
+                f"{clean.mean():.3f} to {found.clean[number].mean():.3f}."
+            )
     return said
 
 
 def field(found: Mapping[str, Runs]) -> Field | None:
-    """Arrange runs; None if there are none."""
+    """Arrange runs, which have the same seeds; None if there are none."""
     if not found:
         return None
+    first = next(iter(found.values()))
     cells = {(runs.arm, _attack(runs), int(runs.first.config["attack"]["malicious"])): runs for runs in found.values()}
     rules = list(dict.fromkeys(rule for rule, _, _ in cells))
     attacks = [attack for attack in dict.fromkeys(attack for _, attack, _ in cells) if attack != CLEAN]
     malicious = sorted({count for _, _, count in cells})
+    nothing = np.full(len(first.members), np.nan)
 
-    def mean(rule: str, attack: str, count: int) -> float:
+    def values(rule: str, attack: str, count: int) -> Float64:
         runs = cells.get((rule, attack, count))
-        return float(runs.last().mean()) if runs else np.nan
+        return runs.last() if runs else nothing
 
     return Field(
         rules=rules,
         attacks=attacks,
         malicious=malicious,
-        clients=int(next(iter(found.values())).first.config["data"]["clients"]),
-        accuracy=np.array([[[mean(r, a, m) for a in attacks] for m in malicious] for r in rules]),
-        clean=np.array([[mean(r, CLEAN, m) for m in malicious] for r in rules]),
-        seeds=min(len(runs.members) for runs in found.values()),
+        clients=int(first.first.config["data"]["clients"]),
+        rounds=first.last_round,
+        seeds=len(first.members),
+        values=np.array([[[values(r, a, m) for a in attacks] for m in malicious] for r in rules]),
+        unattacked=np.array([[values(r, CLEAN, m) for m in malicious] for r in rules]),
     )
 
 

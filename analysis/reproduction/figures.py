@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from claims import CURVE, FLIPPED, GROWN, NOISY, PUBLISHED, SHRUNK
+from dual_system import CURVE, PUBLISHED
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from runs import METRICS, Runs
+from trust_and_krum import FLIPPED, GROWN, NOISY, SHRUNK
 
 from fempi.forensics.figures.style import COLOURS, MARKERS
 
@@ -21,6 +22,7 @@ DEFENCES = {
     "hybrid": "Hybrid, unclipped",
     "dp-clipped": "DP, clipped",
     "hybrid-clipped": "Hybrid, clipped",
+    "dp-budget": "DP, epsilon = 10",
 }
 ATTACKS = {
     "label flipping": (FLIPPED, "share p of labels"),
@@ -50,14 +52,19 @@ def curves(own: Mapping[str, Runs], small: Mapping[str, Runs]) -> Figure:
     for axes in panels[:, 0]:
         axes.set_ylabel("test accuracy")
     panels[0, 0].set_ylim(0, 1)
-    drawn: dict[str, Artist] = {}
-    for axes in panels.flat:
-        handles, names = axes.get_legend_handles_labels()
-        drawn |= dict(zip(names, handles, strict=True))
-    named = [name for name in IOMT.values() if name in drawn]
-    figure.legend([drawn[name] for name in named], named, loc="outside lower center", ncols=4, frameon=False)
+    _legend(figure, IOMT.values())
     figure.suptitle("Filled: here (line: mean, band: all seeds). Hollow: the paper's numbers.", fontsize=10)
     return figure
+
+
+def _legend(figure: Figure, names: Iterable[str]) -> None:
+    """Name, in this order, what any panel has."""
+    drawn: dict[str, Artist] = {}
+    for axes in figure.axes:
+        handles, there = axes.get_legend_handles_labels()
+        drawn |= dict(zip(there, handles, strict=True))
+    named = [name for name in names if name in drawn]
+    figure.legend([drawn[name] for name in named], named, loc="outside lower center", ncols=4, frameon=False)
 
 
 def _band(
@@ -101,13 +108,15 @@ def intensities(found: Mapping[str, Runs]) -> Figure:
             if metric == METRICS[-1]:
                 axes.set_xlabel(unit)
         row[0].set_ylabel("F1" if metric == "f1" else metric)
-    handles, names = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=6, frameon=False)
+    _legend(figure, DEFENCES.values())
+    figure.suptitle("Mean of all seeds, with the lowest and the highest", fontsize=10)
     return figure
 
 
-def heat_map(rows: Sequence[str], columns: Sequence[tuple[str, str]], accuracy: np.ndarray, drop: np.ndarray) -> Figure:
-    """Draw accuracies (rules, columns) and how far each is below the same rule's without attack.
+def heat_map(
+    rows: Sequence[str], columns: Sequence[tuple[str, str]], accuracy: np.ndarray, drop: np.ndarray, what: str
+) -> Figure:
+    """Draw accuracies (rules, columns), called so, and how far each is below the same rule's without attack.
 
     A column is an attack and the share of malicious clients that it is at; columns of one share stand together.
     """
@@ -127,5 +136,5 @@ def heat_map(rows: Sequence[str], columns: Sequence[tuple[str, str]], accuracy: 
         axes.text(first + (count - 1) / 2, -0.8, share, ha="center", va="bottom", fontsize=9)
         if first:
             axes.axvline(first - 0.5, color="white", linewidth=3)
-    figure.colorbar(image, label="test accuracy after the last round, mean of all seeds", pad=0.01)
+    figure.colorbar(image, label=what, pad=0.01)
     return figure

@@ -28,7 +28,10 @@ from fempi.runfile import RunFile
 
 METRICS = tuple(matrix.METRICS.values())
 CONFIGS = Path(__file__).parents[2] / "configs"
-COLUMNS = ("configuration", "run", "seed", *METRICS, "accuracies", "epsilon", "config_hash", "digest", "made")
+COLUMNS = (
+    *("configuration", "run", "seed", *METRICS, "accuracies", "epsilon"),
+    *("config_hash", "digest", "software", "made"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,8 @@ class Run:
     """of the configuration"""
     digest: str
     """of the results"""
+    software: str
+    """that it was made with, and the kind of processor that this was built for; empty if nobody noted it"""
     made: tuple[str, ...]
     """when, in UTC; several times if the run was made again, with the same digest"""
     config: Mapping[str, Any]
@@ -76,6 +81,11 @@ class Runs:
         return self.members[0]
 
     @property
+    def last_round(self) -> int:
+        """That after which the models were tested last."""
+        return int(self.tested[-1])
+
+    @property
     def tested(self) -> Int64:
         """Rounds (E,) after which the model of every run was tested."""
         return np.array(sorted(set.intersection(*(set(run.accuracies) for run in self.members))))
@@ -94,13 +104,27 @@ class Runs:
         return np.array([run.last[metric] for run in self.members])
 
 
-def read(
-    name: str, root: Path, listed: Sequence[Run] = (), configs: Path = CONFIGS
-) -> tuple[dict[str, Runs], list[str]]:
-    """Return the runs of a configuration by their labels without the seed, in the configuration's order.
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """All that is known of a configuration's runs."""
 
-    Also the labels of those that were made again and are not what the list says. It is the records that count then.
-    """
+    runs: Mapping[str, Runs]
+    """by their labels without the seed, in the configuration's order"""
+    aside: Sequence[Run]
+    """listed, and not among them: there are records with other settings in their places"""
+    differing: Sequence[str]
+    """labels of runs that were made again and are not what the list said; it is the records that count then"""
+    outdated: Sequence[str]
+    """labels of listed runs that are not the configuration's any more"""
+
+    @property
+    def every(self) -> list[Run]:
+        """Those to be listed."""
+        return [*(run for runs in self.runs.values() for run in runs.members), *self.aside]
+
+
+def read(name: str, root: Path, listed: Sequence[Run] = (), configs: Path = CONFIGS) -> Found:
+    """Look for a configuration's runs among records and in the list."""
     configured = {run.hash: run for run in experiment.load(configs / f"{name}.toml")}
     found, known = {}, {run.hash: run for run in listed if run.configuration == name}
     differing = []
@@ -114,18 +138,39 @@ def read(
     for hash_ in known.keys() & configured.keys() - found.keys():
         found[hash_] = replace(known[hash_], config=tomllib.loads(configured[hash_].to_toml()))
     usual = {without_seed(run.label): run for run in configured.values()}
+    arms = {label.partition("+")[0]: run for label, run in reversed(usual.items())}
     order = {label: place for place, label in enumerate(usual)}
     groups: dict[str, list[Run]] = {}
     for run in found.values():
         groups.setdefault(but_for_seed(run.config), []).append(run)
     points = []
     for members in groups.values():
+        # `--set seed=1` leaves the seed out of a label, and the hash is another; it is the same run, and counts once.
+        seeds = {run.seed: run for run in sorted(members, key=lambda run: run.hash in configured)}
         label = without_seed(members[0].label)
-        settings = _settings(members[0], usual.get(label))
-        points.append(Runs(label=label, settings=settings, members=sorted(members, key=lambda run: run.seed)))
+        settings = _settings(members[0], usual.get(label) or arms.get(label.partition("+")[0]))
+        points.append(Runs(label=label, settings=settings, members=[seeds[seed] for seed in sorted(seeds)]))
     # Of runs with one label, those of which there are records count, and of these the latest: they had other settings.
     points.sort(key=lambda runs: (order.get(runs.label, len(order)), runs.first.path is not None, runs.first.made))
-    return {runs.label: runs for runs in points}, differing
+    shown = {runs.label: runs for runs in points}
+    hashes = {run.hash for runs in shown.values() for run in runs.members}
+    return Found(
+        runs=shown,
+        aside=[run for run in known.values() if run.hash in configured.keys() - hashes],
+        differing=differing,
+        outdated=[run.label for run in known.values() if run.hash not in configured.keys() | found.keys()],
+    )
+
+
+def with_common_seeds(runs: Mapping[str, Runs], labels: Iterable[str]) -> dict[str, Runs]:
+    """Leave out the seeds that not all runs of these labels have: what is compared has the same seeds."""
+    sets = [{run.seed for run in runs[label].members} for label in labels if label in runs]
+    common = set.intersection(*sets) if sets else set()
+    cut = {
+        label: replace(each, members=[run for run in each.members if run.seed in common])
+        for label, each in runs.items()
+    }
+    return {label: each for label, each in cut.items() if each.members}
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +183,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings(run: Run, configured: Config | None) -> str:
     usual = _flat(tomllib.loads(configured.to_toml())) if configured else {}
-    changed = {key: value for key, value in _flat(run.config).items() if usual.get(key, value) != value}
+    changed = {key: value for key, value in _flat(run.config).items() if usual and usual.get(key) != value}
     return "".join(f" --set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in changed.items())
 
 
@@ -163,6 +208,7 @@ def _one(name: str, path: Path) -> Run:
             epsilon=float(f"{record.read('rounds/epsilon')[-1]:.4g}"),
             hash=record.attributes["config_hash"],
             digest=record.digest,
+            software=" / ".join(dict.fromkeys(each.decode() for each in record.read("launches/software"))),
             made=(record.attributes["created"],),
             config=record.config,
             path=path,
@@ -182,7 +228,7 @@ def write_list(path: Path, runs: Iterable[Run]) -> None:
         for run in runs:
             accuracies = " ".join(f"{round_}:{value:.4f}" for round_, value in run.accuracies.items())
             scores = [f"{run.last[metric]:.4f}" for metric in METRICS]
-            sums = (f"{run.epsilon:.4g}", run.hash, run.digest, " ".join(run.made))
+            sums = (f"{run.epsilon:.4g}", run.hash, run.digest, run.software, " ".join(run.made))
             writer.writerow([run.configuration, run.label, run.seed, *scores, accuracies, *sums])
 
 
@@ -201,6 +247,7 @@ def read_list(path: Path) -> list[Run]:
                 epsilon=float(line["epsilon"]),
                 hash=line["config_hash"],
                 digest=line["digest"],
+                software=line.get("software", ""),
                 made=tuple(line["made"].split()),
                 config={},
             )
@@ -208,8 +255,7 @@ def read_list(path: Path) -> list[Run]:
         ]
 
 
-def spread(values: Float64) -> str:
-    """Show the mean and, of several values, their standard deviation (with n - 1)."""
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+def spread(values: Float64, sign: str = "") -> str:
+    """Show the mean, with "+" as its sign if wanted, and, of several values, their standard deviation (with n - 1)."""
+    mean = f"{values.mean():{sign}.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.3f}"
