@@ -30,11 +30,6 @@ class Rank:
     clean: float
     """without"""
 
-    @property
-    def broken(self) -> bool:
-        """Whether it is somewhere below half of what it is without attack."""
-        return bool(self.worst.mean() < self.clean / 2)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
@@ -88,6 +83,11 @@ class Field:
         sums = self.accuracy.sum(axis=(1, 2)) + self.clean.sum(axis=1)
         return [rule for rule, each in zip(self.rules, sums, strict=True) if np.isfinite(each)]
 
+    @property
+    def broken(self) -> float:
+        """Accuracy below which a rule is broken: half of the best without attack."""
+        return float(np.nanmax(self.clean)) / 2
+
     def ranking(self) -> list[Rank]:
         """Return the complete rules, the best first, by their worst: one attack that works is enough for attackers."""
         ranks = []
@@ -127,7 +127,7 @@ def advice(found: Field) -> str:
     gentle = max(ranked, key=lambda rank: rank.mean)
     if gentle is not best:
         told.append(f"The highest mean under attack is {gentle.rule}'s, {gentle.mean:.3f}.")
-    if all(rank.broken for rank in ranked):
+    if best.worst.mean() < found.broken:
         told.append("All are broken somewhere: none tried here holds against everything.")
     if found.seeds == 1:
         told.append("All this is from one seed; others may change the order of rules that are close.")
@@ -144,11 +144,13 @@ def _published(found: Field, rule: str) -> str:
     cells, clean = found.accuracy[place], found.clean[place]
     others = [number for number, other in enumerate(found.rules) if other not in (rule, *VARIANTS[rule])]
     beaten = int((np.nanmax(found.accuracy[others], axis=0) > cells + LEAST).sum()) if others else 0
-    broken = [found.cell(i, j) for i, j in np.argwhere(cells < clean[:, None] / 2)]
-    if broken:
-        said = f"`{rule}` is broken (below half of its accuracy without attack) by {'; '.join(broken)}"
+    broken = [found.cell(i, j) for i, j in np.argwhere(cells < found.broken)]
+    if clean.min() < found.broken:
+        said = f"`{rule}` does not learn here, attacked or not ({clean.mean():.3f} without attack)"
+    elif broken:
+        said = f"`{rule}` is broken (below half of what is reached without attack) by {'; '.join(broken)}"
     else:
-        said = f"`{rule}` is broken by none of the attacks (nowhere below half of its accuracy without)"
+        said = f"`{rule}` is broken by none of the attacks (nowhere below half of what is reached without)"
     said += f", and another rule is better by more than {LEAST} in {beaten} of {cells.size} cells."
     for variant in VARIANTS[rule]:
         if variant in found.complete:

@@ -125,6 +125,8 @@ def heat_map(
     image = axes.imshow(accuracy, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(np.arange(len(columns)), [attack for attack, _ in columns], rotation=55, ha="right", fontsize=8)
     axes.set_yticks(np.arange(len(rows)), rows, fontsize=8)
+    axes.set_xlabel("attack")
+    axes.set_ylabel("rule")
     for (i, j), value in np.ndenumerate(accuracy):
         if np.isfinite(value):
             below = "" if np.isnan(drop[i, j]) else f"\n{-drop[i, j]:+.2f}"

@@ -266,7 +266,7 @@ def _slower(readings: Sequence[Reading]) -> Claim:
     def holds(reading: Reading) -> bool:
         for metric in ("precision", "recall", "f1"):
             hybrid, krum, dp, baseline = (reading.falls(system, metric) for system in ORDER)
-            if max(hybrid, krum) >= min(dp, baseline):
+            if max(0, hybrid, krum) >= min(dp, baseline):
                 return False
         return True
 
