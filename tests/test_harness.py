@@ -25,6 +25,12 @@ def test_barrier():
     world.Barrier()
 """
 
+IN_A_CLASS = """
+class TestMore:
+    def test_barrier(self):
+        world.Barrier()
+"""
+
 ASSERTION_ON_RANK_1 = """
 def test_rank_1_disagrees():
     assert world.rank != 1, "only rank 1 says so"
@@ -79,10 +85,10 @@ def no_orphans(monkeypatch):
 def written(tmp_path):
     """Return a function that writes a file of tests."""
 
-    def write(body):
+    def write(body, name="test_written.py"):
         # the copy puts the real files' conftest to the proof too
         shutil.copy(Path(__file__).parent / "mpi" / "conftest.py", tmp_path)
-        file = tmp_path / "test_written.py"
+        file = tmp_path / name
         file.write_text(HEAD + body)
         return file
 
@@ -106,6 +112,13 @@ def test_a_good_file_passes(written, tmp_path):
 def test_a_bad_file_fails_and_says_why(written, tmp_path, body, said):
     with pytest.raises(AssertionError, match=said):
         check_under_mpirun([written(body)], 2, tmp_path, test_timeout=3 if body == DEADLOCK else 30, job_timeout=60)
+
+
+def test_of_several_files_each_has_to_run_a_test(written, tmp_path):
+    files = [written(GOOD), written(IN_A_CLASS, "test_more.py")]
+    check_under_mpirun(files, 2, tmp_path, test_timeout=20, job_timeout=40)
+    with pytest.raises(AssertionError, match=r"ran no test of test_idle\.py"):
+        check_under_mpirun([*files, written(ALL_SKIPPED, "test_idle.py")], 2, tmp_path, test_timeout=20, job_timeout=40)
 
 
 def test_a_hang_outside_any_test_is_ended_by_the_outer_limit(written, tmp_path):

@@ -140,16 +140,17 @@ def assert_all_as(expected, folder):
 
 
 @pytest.mark.parametrize(
-    ("size", "groups", "level"),
+    ("ranks", "size", "groups", "level"),
     [
-        (1, ["rank 0", "rank 1", "rank 2"], None),
-        (2, ["ranks 0-1", "rank 2"], "serialized"),  # an MPI that lets one thread in at a time
+        (3, 1, ["rank 0", "rank 1", "rank 2"], None),
+        (3, 2, ["ranks 0-1", "rank 2"], "serialized"),  # an MPI that lets one thread in at a time
+        (4, 2, ["ranks 0-1", "ranks 2-3"], None),
     ],
 )
-def test_every_bit_is_that_of_runs_made_one_after_another(size, groups, level, plain, tmp_path):
+def test_every_bit_is_that_of_runs_made_one_after_another(ranks, size, groups, level, plain, tmp_path):
     write(tmp_path, GRID)
     env = {"MPI4PY_RC_THREAD_LEVEL": level} if level else {}
-    job = run_ranks(3, command(size), timeout=3 * SOON, cwd=tmp_path, env=env)
+    job = run_ranks(ranks, command(size), timeout=3 * SOON, cwd=tmp_path, env=env)
     assert job.returncode == 0, job.output
     assert_all_as(plain, tmp_path)
     assert job.output.count("will take about") == 10
