@@ -31,7 +31,7 @@ def dual(
     3) // 2), the most it is defined for. Fewer than 3 kept rows are averaged; if none is kept, the update is zero. With
     4 or fewer kept, f' is 0 and all are averaged: one long row that points as the reference does then decides alone,
     unless `rescale` is set. `rescale` gives the rows the reference's norm first, as FLTrust does; the paper doesn't
-    say.
+    say. With a reference that takes fewer steps than a client, see `fltrust`, trust may never exceed the threshold.
     Trust: max(0, cosine with the reference), 0 to 1.
     """
     trust = trust_scores(updates)

@@ -15,6 +15,9 @@ def fltrust(updates: Updates, context: Context) -> Decision:
     """Average of the rows, rescaled to the reference's norm and weighted by their trust.
 
     Trust: max(0, cosine with the reference), 0 to 1. If no row is trusted, the update is zero.
+
+    In the paper, the reference takes as many steps as a client. The server's examples are few, so that as many epochs
+    are far fewer steps: cosines get small then, and so does the reference's norm. `train.root_epochs` gives it more.
     """
     trust = trust_scores(updates)
     return Decision(
