@@ -191,7 +191,7 @@ def papers(system, kind, place):
 
 def test_the_papers_own_world_reproduces_all_its_claims():
     rows = trust_and_krum.judge(grid(papers))
-    assert len(rows) == 19
+    assert len(rows) == 13
     assert {row.verdict for row in rows} == {"reproduced"}, [r for r in rows if r.verdict != "reproduced"]
 
 
@@ -208,12 +208,13 @@ def test_clipped_updates_are_one_more_reading():
     names = {"hybrid-clipped": "hybrid", "dp-clipped": "dp", "baseline": "baseline", "krum": "krum"}
     clipped = grid(lambda system, kind, place: papers(names[system], kind, place), names)
     rows = {row.claim: row for row in trust_and_krum.judge(flat | clipped)}
-    order = rows["Hybrid > Krum > DP > Baseline in F1, at each intensity of label flipping"]
+    order = rows["Hybrid > Krum > DP > Baseline in all metrics, at each intensity of label flipping"]
     assert order.ours.startswith("unclipped: 0.950, 0.899, 0.950, 0.775; clipped: 0.949, 0.899, 0.879, 0.775")
     assert order.verdict == "reproduced"
-    assert order.why.endswith("It holds for clipped.")
+    assert "Of 6 cells, it holds in 3 in accuracy, 3 in precision, 3 in recall, 3 in F1; hybrid is" in order.why
+    assert order.why.endswith("It holds for: clipped.")
     worse = rows["gradient manipulation lowers accuracy more than label flipping, for every system"]
-    assert worse.why.startswith("It holds for x 0.1 to 0.3, clipped and for x 1.1 to 1.3, clipped")
+    assert worse.why.startswith("It holds for: x 0.1 to 0.3, clipped; x 1.1 to 1.3, clipped; noise")
     partly = {label: runs for label, runs in clipped.items() if label != next(iter(clipped))}
     assert not any("clipped" in row.ours for row in trust_and_krum.judge(flat | partly))
 

@@ -52,7 +52,8 @@ Numbers are test accuracies after the last round unless something else is said, 
 where there are several. [runs.csv](reproduction/runs.csv) has a line for each run: its seed, scores, the hash of its
 configuration and the digest of its results. `fempi info` shows both of a record of yours: with equal hashes, equal
 digests say that every bit of every round is equal, on any number of ranks. Another kind of processor, or another
-version of PyTorch, may round in another way; these runs were made with {software}.
+version of PyTorch, may round in another way; these runs were made with
+{software}.
 {notes}
 A paper's number counts as reproduced if it lies within {least} of ours or, where there are several seeds, within two
 standard deviations, up to {most}: the papers show one seed each. "Nearly equal" reaches as far as {close}. Orders and
@@ -205,6 +206,12 @@ def trust_and_krum_part(grid: Mapping[str, Runs], judged: Sequence[Claim], folde
         spent = {runs.arm: runs.first.epsilon for runs in grid.values() if math.isfinite(runs.first.epsilon)}
         told = ", ".join(f"{arm} {epsilon:.3g}" for arm, epsilon in spent.items())
         parts.append(f"Epsilon spent after the last round, at delta = 1e-5: {told or 'bounded by nothing'}.\n")
+        budget = grid.get("dp-budget+attack=none")
+        if budget:
+            parts.append(
+                "The noise that a useful epsilon asks for leaves an accuracy of "
+                f"{spread(budget.last())} where nobody attacks (dp-budget, which the figure leaves out).\n"
+            )
     parts.append(report(folder, "trust_krum_dp", "Hybrid, labels flipped with p = 0.3"))
     return parts
 

@@ -68,7 +68,7 @@ def judge(found: Tables) -> list[Claim]:
             ("dual", "fltrust"),
             two,
             above=0,
-            otherwise="Both leave the attackers out; Dual leaves out more of the honest clients.",
+            otherwise="Both leave out nearly all attackers; Dual leaves out more of the honest clients, too.",
         ),
         _gap(
             "FLTrust is far below clean under attack",

@@ -15,14 +15,13 @@ from trust_and_krum import FLIPPED, GROWN, NOISY, SHRUNK
 from fempi.forensics.figures.style import COLOURS, MARKERS
 
 IOMT = {"fedavg-clean": "clean FedAvg", "fedavg-attacked": "FedAvg", "fltrust": "FLTrust", "dual": "Dual"}
-DEFENCES = {
+DEFENCES = {  # without dp-budget, beside which all others would lie in one line
     "baseline": "Baseline",
     "krum": "Krum",
     "dp": "DP, unclipped",
     "hybrid": "Hybrid, unclipped",
     "dp-clipped": "DP, clipped",
     "hybrid-clipped": "Hybrid, clipped",
-    "dp-budget": "DP, epsilon = 10",
 }
 ATTACKS = {
     "label flipping": (FLIPPED, "share p of labels"),

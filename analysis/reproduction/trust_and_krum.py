@@ -73,8 +73,8 @@ def judge(found: Mapping[str, Runs]) -> list[Claim]:
 
     flipped, manipulated = readings(LABELS, *ORDER), readings(GRADIENTS, *ORDER)
     return [
-        *(_order("label flipping", metric, flipped) for metric in METRICS),
-        *(_order("gradient manipulation", metric, manipulated) for metric in METRICS),
+        _order("label flipping", flipped),
+        _order("gradient manipulation", manipulated),
         _bound("hybrid", "accuracy", "label flipping", "> 0.87", flipped, lambda ours: ours.mean() > 0.87),
         _bound("hybrid", "f1", "label flipping", "> 0.83", flipped, lambda ours: ours.mean() > 0.83),
         *(
@@ -114,36 +114,39 @@ def _labels(systems: Iterable[str]) -> set[str]:
 
 def _where(readings: Sequence[Reading], how: str = "") -> str:
     """Say in which readings a claim holds, and how."""
-    names = " and for ".join(reading.name for reading in readings if reading.name)
-    return f"It holds {f'for {names}' if names else 'at all three intensities'}{how}."
+    names = "; ".join(reading.name for reading in readings if reading.name)
+    return f"It holds {f'for: {names}' if names else 'at all three intensities'}{how}."
 
 
 def _told(values: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {value}" if name else value for name, value in values.items())
 
 
-def _order(attack: str, metric: str, readings: Sequence[Reading]) -> Claim:
-    """Judge the order of the systems' means, at each intensity."""
-    cells: list[bool] = []
+def _order(attack: str, readings: Sequence[Reading]) -> Claim:
+    """Judge the order of the systems' means, in all metrics and at each intensity."""
+    cells = dict.fromkeys(METRICS, 0)
     best: list[str] = []
     held, shown = [], {}
     for reading in readings:
-        each = {system: reading.of(system, metric) for system in ORDER}
-        means = np.array([values.mean(axis=1) for values in each.values()]).T
-        ordered = [bool((np.diff(cell) < 0).all()) for cell in means]
-        cells += ordered
-        best += [ORDER[cell.argmax()] for cell in means]
+        ordered = []
+        for metric in METRICS:
+            means = np.array([reading.of(system, metric).mean(axis=1) for system in ORDER]).T
+            each = [bool((np.diff(cell) < 0).all()) for cell in means]
+            cells[metric] += sum(each)
+            ordered += each
+            best += [ORDER[cell.argmax()] for cell in means]
         if all(ordered):
             held.append(reading)
-        shown[reading.name] = ", ".join(spread(values.mean(axis=0)) for values in each.values())
+        shown[reading.name] = ", ".join(spread(reading.of(system).mean(axis=0)) for system in ORDER)
     leader = max(ORDER, key=best.count)
-    why = f"It holds in {sum(cells)} of {len(cells)} cells; the best is {leader} in {best.count(leader)}."
+    counts = ", ".join(f"{count} in {SHOWN[metric]}" for metric, count in cells.items())
+    why = f"Of {len(best) // len(METRICS)} cells, it holds in {counts}; {leader} is the best in {best.count(leader)}"
     return Claim(
-        claim=f"Hybrid > Krum > DP > Baseline in {SHOWN[metric]}, at each intensity of {attack}",
+        claim=f"Hybrid > Krum > DP > Baseline in all metrics, at each intensity of {attack}",
         published="in this order",
-        ours=_told(shown) + " (in this order, means over intensities)",
+        ours=_told(shown) + " (accuracy, in this order, means over intensities)",
         verdict=verdict(bool(held)),
-        why=sentences(why, _where(held) if held else LONE),
+        why=sentences(f"{why} of all {len(best)}.", _where(held) if held else LONE),
     )
 
 
@@ -183,7 +186,7 @@ def _worse(flipped: Sequence[Reading], manipulated: Sequence[Reading]) -> Claim:
     held = [reading for reading, gaps in lower.values() if all(gap.mean() < 0 for gap in gaps)]
     if held:
         least = min(-gap.mean() for reading in held for gap in lower[reading.name][1])
-        why = _where(held, f", by {least:.3f} at least")
+        why = _where(held, f" - by {least:.3f} at least")
     else:
         why = f"For {max(sum(gap.mean() < 0 for gap in gaps) for _, gaps in lower.values())} of 4 systems at most."
     shown = {name: ", ".join(spread(gap, sign="+") for gap in gaps) for name, (_, gaps) in lower.items()}
