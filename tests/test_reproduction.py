@@ -285,12 +285,12 @@ def test_the_rule_to_deploy_is_the_one_with_the_best_worst_and_published_ones_ar
     told = beyond.advice(rows_of(rows))
     assert "**krum**. Its worst is 0.800 (ipm, 10 % malicious), its mean under attack 0.825" in told
     assert "within 0.03: median." in told
-    assert "The highest mean under attack is median's, 0.840." in told
+    assert "Best by the mean under attack: median, 0.840." in told
     assert "broken somewhere" not in told
     assert "from one seed" in told
     assert "Not all runs are there of: dual-mended." in told
-    assert "`dual` is broken (below half of what is reached without attack) by ipm, 10 % malicious" in told
-    assert "in 1 of 2 cells" in told, "a variant is no other rule"
+    assert "`dual` is broken (below half of what is reached without attack) in 1 of 2 cells, most of all by ipm" in told
+    assert "better by more than 0.03 in 1 of 2 cells" in told, "a variant is no other rule"
     assert "`dual-rescaled` changes its worst from 0.300 to 0.700, its mean under attack from 0.600 to 0.800" in told
     assert "and its accuracy without attack from 0.900 to 0.800." in told
     assert "`dual-mended` changes" not in told
@@ -300,6 +300,16 @@ def test_a_rule_that_does_not_learn_is_not_called_robust():
     told = beyond.advice(rows_of({"krum": (0.9, 0.8, 0.85), "hybrid": (0.1, 0.1, 0.1)}))
     assert "`hybrid` does not learn here, attacked or not (0.100 without attack), and another rule" in told
     assert "broken" not in told
+
+
+def test_a_rule_for_all_settings_keeps_the_largest_share_in_its_worst_cell():
+    one = rows_of({"krum": (0.8, 0.6, 0.8), "median": (0.8, 0.32, 0.8), "dnc": (0.8, 0.8, 0.8)})
+    other = rows_of({"krum": (1.0, 0.5, 0.8), "median": (1.0, 0.9, 0.9)})
+    told = beyond.everywhere({"one": one, "other": other})
+    assert "**krum**. No attack brings it below 50% of" in told
+    assert told.endswith("; next are median 40%.\n")
+    assert beyond.everywhere({"one": one}) == ""
+    assert beyond.everywhere({}) == ""
 
 
 def test_several_seeds_have_a_spread_and_no_warning():

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import dual_system
 import trust_and_krum
-from beyond import Field, advice, field
+from beyond import Field, advice, everywhere, field
 from claims import LEAST, MOST, Claim
 from dual_system import CLOSE, CURVE, PUBLISHED, Tables
 from figures import curves, heat_map, intensities
@@ -218,17 +218,19 @@ def trust_and_krum_part(grid: Mapping[str, Runs], judged: Sequence[Claim], folde
 
 def other_attacks(found: Mapping[str, Mapping[str, Runs]], folder: Path) -> list[str]:
     """Lay out what the papers leave out."""
-    parts = [BEYOND]
+    parts, fields = [BEYOND], {}
     for name in ("iomt_beyond", "trust_krum_dp_beyond"):
         arranged = field(with_common_seeds(found[name], found[name]))
         if arranged is None:
             parts.append(f"`{name}`: not run yet.\n")
             continue
+        fields[name] = arranged
         seeds = f"{arranged.seeds} seed{'s' if arranged.seeds > 1 else ''}"
         parts.append(f"### {name}, {arranged.rounds} rounds, {seeds}\n")
         what = f"test accuracy after {arranged.rounds} rounds, {seeds}"
         parts.append(save(heat_map(arranged.rules, arranged.columns, *arranged.flat, what), folder, name))
         parts += [ranking(arranged), advice(arranged), again(name, found[name])]
+    parts.append(everywhere(fields))
     return parts
 
 

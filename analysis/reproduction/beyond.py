@@ -84,9 +84,14 @@ class Field:
         return [rule for rule, each in zip(self.rules, sums, strict=True) if np.isfinite(each)]
 
     @property
+    def reached(self) -> float:
+        """The best accuracy of a rule without attack."""
+        return float(np.nanmax(self.clean))
+
+    @property
     def broken(self) -> float:
-        """Accuracy below which a rule is broken: half of the best without attack."""
-        return float(np.nanmax(self.clean)) / 2
+        """Accuracy below which a rule is broken."""
+        return self.reached / 2
 
     def ranking(self) -> list[Rank]:
         """Return the complete rules, the best first, by their worst: one attack that works is enough for attackers."""
@@ -126,7 +131,7 @@ def advice(found: Field) -> str:
         told.append(f"As good, within {LEAST}: {', '.join(close)}.")
     gentle = max(ranked, key=lambda rank: rank.mean)
     if gentle is not best:
-        told.append(f"The highest mean under attack is {gentle.rule}'s, {gentle.mean:.3f}.")
+        told.append(f"Best by the mean under attack: {gentle.rule}, {gentle.mean:.3f}.")
     if best.worst.mean() < found.broken:
         told.append("All are broken somewhere: none tried here holds against everything.")
     if found.seeds == 1:
@@ -138,17 +143,39 @@ def advice(found: Field) -> str:
     return " ".join(told) + "\n"
 
 
+def everywhere(fields: Mapping[str, Field]) -> str:
+    """Say which rule does best in the worst cell of all settings; nothing if there is but one."""
+    shares = [
+        {rank.rule: float(rank.worst.mean()) / each.reached for rank in each.ranking()} for each in fields.values()
+    ]
+    rules = set.intersection(*map(set, shares)) if shares else set()
+    if len(shares) < 2 or not rules:
+        return ""
+    worst = {rule: min(share[rule] for share in shares) for rule in rules}
+    first, *others = sorted(rules, key=lambda rule: (-worst[rule], rule))
+    told = ", ".join(f"{rule} {worst[rule]:.0%}" for rule in others[:3])
+    next_ = f"; next are {told}" if told else ""
+    return (
+        f"One rule for all settings: **{first}**. No attack brings it below {worst[first]:.0%} of the best that "
+        f"is reached without attack in the same setting{next_}.\n"
+    )
+
+
 def _published(found: Field, rule: str) -> str:
     """Say where a published rule is broken or beaten, and what its variant makes of that."""
     place = found.rules.index(rule)
     cells, clean = found.accuracy[place], found.clean[place]
     others = [number for number, other in enumerate(found.rules) if other not in (rule, *VARIANTS[rule])]
     beaten = int((np.nanmax(found.accuracy[others], axis=0) > cells + LEAST).sum()) if others else 0
-    broken = [found.cell(i, j) for i, j in np.argwhere(cells < found.broken)]
+    broken = int((cells < found.broken).sum())
     if clean.min() < found.broken:
         said = f"`{rule}` does not learn here, attacked or not ({clean.mean():.3f} without attack)"
     elif broken:
-        said = f"`{rule}` is broken (below half of what is reached without attack) by {'; '.join(broken)}"
+        lowest = found.cell(*map(int, np.unravel_index(np.argmin(cells), cells.shape)))
+        said = (
+            f"`{rule}` is broken (below half of what is reached without attack) in {broken} of {cells.size} cells, "
+            f"most of all by {lowest}"
+        )
     else:
         said = f"`{rule}` is broken by none of the attacks (nowhere below half of what is reached without)"
     said += f", and another rule is better by more than {LEAST} in {beaten} of {cells.size} cells."
