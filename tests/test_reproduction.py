@@ -261,9 +261,10 @@ def test_rules_are_ranked_by_their_worst_cell_and_drops_are_against_clean():
     ]
     arranged = cells_of(cells)
     first, second = arranged.ranking()
-    assert (first.rule, first.by, arranged.broken) == ("b", "ipm, 10 % malicious", pytest.approx(0.45))
+    assert arranged.broken == pytest.approx(0.45)
+    assert (first.rule, first.by, first.broken) == ("b", "ipm, 10 % malicious", 0)
     assert (first.mean, first.worst.tolist(), first.clean) == (pytest.approx(0.55), [0.5], pytest.approx(0.8))
-    assert (second.rule, second.by) == ("a", "alie, 10 % malicious")
+    assert (second.rule, second.by, second.broken) == ("a", "alie, 10 % malicious", 1)
     accuracy, drop = arranged.flat
     assert arranged.columns == [(attack, "10 % malicious") for attack in ("none", "ipm", "alie")]
     assert accuracy[0].tolist() == [0.9, 0.9, 0.1]
@@ -291,9 +292,9 @@ def test_the_rule_to_deploy_is_the_one_with_the_best_worst_and_published_ones_ar
     assert "Not all runs are there of: dual-mended." in told
     assert "`dual` is broken (below half of what is reached without attack) in 1 of 2 cells, most of all by ipm" in told
     assert "better by more than 0.03 in 1 of 2 cells" in told, "a variant is no other rule"
-    assert "`dual-rescaled` changes its worst from 0.300 to 0.700, its mean under attack from 0.600 to 0.800" in told
-    assert "and its accuracy without attack from 0.900 to 0.800." in told
-    assert "`dual-mended` changes" not in told
+    assert "`dual-rescaled` is broken in 0; its worst is 0.700 instead of 0.300, its mean under attack 0.800" in told
+    assert "and without attack it has 0.800 instead of 0.900." in told
+    assert "`dual-mended` is" not in told
 
 
 def test_a_rule_that_does_not_learn_is_not_called_robust():

@@ -29,6 +29,8 @@ class Rank:
     """under attack"""
     clean: float
     """without"""
+    broken: int
+    """in how many cells"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +109,14 @@ class Field:
                     by=self.cell(i, j),
                     mean=float(cells.mean()),
                     clean=float(self.clean[place].mean()),
+                    broken=self.broken_cells(rule),
                 )
             )
         return sorted(ranks, key=lambda rank: -rank.worst.mean())
+
+    def broken_cells(self, rule: str) -> int:
+        """Count the cells in which a rule is broken."""
+        return int((self.accuracy[self.rules.index(rule)] < self.broken).sum())
 
     def cell(self, i: int, j: int) -> str:
         """Name the i-th share under the j-th attack."""
@@ -167,7 +174,7 @@ def _published(found: Field, rule: str) -> str:
     cells, clean = found.accuracy[place], found.clean[place]
     others = [number for number, other in enumerate(found.rules) if other not in (rule, *VARIANTS[rule])]
     beaten = int((np.nanmax(found.accuracy[others], axis=0) > cells + LEAST).sum()) if others else 0
-    broken = int((cells < found.broken).sum())
+    broken = found.broken_cells(rule)
     if clean.min() < found.broken:
         said = f"`{rule}` does not learn here, attacked or not ({clean.mean():.3f} without attack)"
     elif broken:
@@ -184,9 +191,9 @@ def _published(found: Field, rule: str) -> str:
             number = found.rules.index(variant)
             other = found.accuracy[number]
             said += (
-                f" `{variant}` changes its worst from {cells.min():.3f} to {other.min():.3f}, its mean under attack "
-                f"from {cells.mean():.3f} to {other.mean():.3f}, and its accuracy without attack from "
-                f"{clean.mean():.3f} to {found.clean[number].mean():.3f}."
+                f" `{variant}` is broken in {found.broken_cells(variant)}; its worst is {other.min():.3f} instead of "
+                f"{cells.min():.3f}, its mean under attack {other.mean():.3f} instead of {cells.mean():.3f}, and "
+                f"without attack it has {found.clean[number].mean():.3f} instead of {clean.mean():.3f}."
             )
     return said
 
