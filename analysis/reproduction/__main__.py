@@ -90,7 +90,7 @@ is broken below half of the best accuracy that a rule reaches then. `hybrid` is 
 
 `dual-rescaled` gives all updates the reference's norm; in `fltrust-equal-steps` and `dual-equal-steps` the server
 trains its reference for as many steps as a client, not for as many epochs; `dual-mended` does so, too, and has no
-threshold.
+threshold. `nnm-` stands for nearest-neighbour mixing before the rule.
 """
 
 

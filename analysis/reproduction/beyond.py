@@ -12,7 +12,7 @@ from runs import Runs, spread
 from fempi.algebra import Float64
 
 CLEAN = "none"
-VARIANTS = {"dual": ("dual-rescaled", "dual-equal-steps", "dual-mended"), "hybrid": ()}
+VARIANTS = {"dual": ("dual-rescaled", "dual-equal-steps", "dual-mended"), "hybrid": ("nnm-hybrid",)}
 """Of the papers' own rules: what might mend them"""
 
 
@@ -175,7 +175,7 @@ def _published(found: Field, rule: str) -> str:
     others = [number for number, other in enumerate(found.rules) if other not in (rule, *VARIANTS[rule])]
     beaten = int((np.nanmax(found.accuracy[others], axis=0) > cells + LEAST).sum()) if others else 0
     broken = found.broken_cells(rule)
-    if clean.min() < found.broken:
+    if clean.max() < found.broken:
         said = f"`{rule}` does not learn here, attacked or not ({clean.mean():.3f} without attack)"
     elif broken:
         lowest = found.cell(*map(int, np.unravel_index(np.argmin(cells), cells.shape)))
