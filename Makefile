@@ -70,7 +70,7 @@ reproduce: .venv/setup fetch ## Run both papers' experiments, one on each core: 
 	.venv/bin/python analysis/reproduction results -o analysis/REPRODUCTION.md
 
 .PHONY: reproduce-quick
-reproduce-quick: .venv/setup fetch ## Run what a small model can do of them, for fewer rounds
+reproduce-quick: .venv/setup fetch ## Run what a small model can do of them, for fewer rounds: 31 minutes on two cores
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/iomt_table2_small.toml --group-size 1 --output results/quick \
 		--set rounds=40 $(ARGS)
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run configs/trust_krum_dp_table1.toml --group-size 1 --output results/quick \
