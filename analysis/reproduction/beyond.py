@@ -97,30 +97,21 @@ class Field:
 
     def ranking(self) -> list[Rank]:
         """Return the complete rules, the best first, by their worst: one attack that works is enough for attackers."""
-        ranks = []
-        for rule in self.complete:
-            place = self.rules.index(rule)
-            cells = self.accuracy[place]
-            i, j = map(int, np.unravel_index(np.argmin(cells), cells.shape))
-            ranks.append(
-                Rank(
-                    rule=rule,
-                    worst=self.values[place, i, j],
-                    by=self.cell(i, j),
-                    mean=float(cells.mean()),
-                    clean=float(self.clean[place].mean()),
-                    broken=self.broken_cells(rule),
-                )
-            )
-        return sorted(ranks, key=lambda rank: -rank.worst.mean())
+        return sorted(map(self.rank, self.complete), key=lambda rank: -rank.worst.mean())
 
-    def broken_cells(self, rule: str) -> int:
-        """Count the cells in which a rule is broken."""
-        return int((self.accuracy[self.rules.index(rule)] < self.broken).sum())
-
-    def cell(self, i: int, j: int) -> str:
-        """Name the i-th share under the j-th attack."""
-        return f"{self.attacks[j]}, {self.shares[i]}"
+    def rank(self, rule: str) -> Rank:
+        """Return how a complete rule does."""
+        place = self.rules.index(rule)
+        cells = self.accuracy[place]
+        i, j = map(int, np.unravel_index(np.argmin(cells), cells.shape))
+        return Rank(
+            rule=rule,
+            worst=self.values[place, i, j],
+            by=f"{self.attacks[j]}, {self.shares[i]}",
+            mean=float(cells.mean()),
+            clean=float(self.clean[place].mean()),
+            broken=int((cells < self.broken).sum()),
+        )
 
 
 def advice(found: Field) -> str:
@@ -171,29 +162,26 @@ def everywhere(fields: Mapping[str, Field]) -> str:
 def _published(found: Field, rule: str) -> str:
     """Say where a published rule is broken or beaten, and what its variant makes of that."""
     place = found.rules.index(rule)
-    cells, clean = found.accuracy[place], found.clean[place]
+    rank, cells = found.rank(rule), found.accuracy[place]
     others = [number for number, other in enumerate(found.rules) if other not in (rule, *VARIANTS[rule])]
     beaten = int((np.nanmax(found.accuracy[others], axis=0) > cells + LEAST).sum()) if others else 0
-    broken = found.broken_cells(rule)
-    if clean.max() < found.broken:
-        said = f"`{rule}` does not learn here, attacked or not ({clean.mean():.3f} without attack)"
-    elif broken:
-        lowest = found.cell(*map(int, np.unravel_index(np.argmin(cells), cells.shape)))
+    if found.clean[place].max() < found.broken:
+        said = f"`{rule}` does not learn here, attacked or not ({rank.clean:.3f} without attack)"
+    elif rank.broken:
         said = (
-            f"`{rule}` is broken (below half of what is reached without attack) in {broken} of {cells.size} cells, "
-            f"most of all by {lowest}"
+            f"`{rule}` is broken (below half of what is reached without attack) in {rank.broken} of {cells.size} "
+            f"cells, most of all by {rank.by}"
         )
     else:
         said = f"`{rule}` is broken by none of the attacks (nowhere below half of what is reached without)"
     said += f", and another rule is better by more than {LEAST} in {beaten} of {cells.size} cells."
     for variant in VARIANTS[rule]:
         if variant in found.complete:
-            number = found.rules.index(variant)
-            other = found.accuracy[number]
+            other = found.rank(variant)
             said += (
-                f" `{variant}` is broken in {found.broken_cells(variant)}; its worst is {other.min():.3f} instead of "
-                f"{cells.min():.3f}, its mean under attack {other.mean():.3f} instead of {cells.mean():.3f}, and "
-                f"without attack it has {found.clean[number].mean():.3f} instead of {clean.mean():.3f}."
+                f" `{variant}` is broken in {other.broken}; its worst is {other.worst.mean():.3f} instead of "
+                f"{rank.worst.mean():.3f}, its mean under attack {other.mean:.3f} instead of {rank.mean:.3f}, and "
+                f"without attack it has {other.clean:.3f} instead of {rank.clean:.3f}."
             )
     return said
 

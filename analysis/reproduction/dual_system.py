@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from claims import Claim, agrees, sentences, tolerated, verdict
@@ -176,7 +177,7 @@ def _gap(
 ) -> Claim:
     """Judge by how much a system does better than another with the same seeds, in each reading."""
     gaps: dict[str, dict[str, Float64]] = {}
-    for one, other in zip(_both(arms[0]), (_both(arms[1]) * 2)[:2], strict=True):
+    for one, other in zip(_both(arms[0]), cycle(_both(arms[1])), strict=False):
         runs, others = (_models(arm, round_, pair) for arm in (one, other))
         for model in MODELS:
             if model in runs and model in others:

@@ -9,7 +9,7 @@ from dual_system import CURVE, PUBLISHED
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from runs import METRICS, Runs
+from runs import METRICS, SHOWN, Runs
 from trust_and_krum import FLIPPED, GROWN, NOISY, SHRUNK
 
 from fempi.forensics.figures.style import COLOURS, MARKERS
@@ -106,7 +106,7 @@ def intensities(found: Mapping[str, Runs]) -> Figure:
                 axes.set_title(title, fontsize=10)
             if metric == METRICS[-1]:
                 axes.set_xlabel(unit)
-        row[0].set_ylabel("F1" if metric == "f1" else metric)
+        row[0].set_ylabel(SHOWN[metric])
     _legend(figure, DEFENCES.values())
     figure.suptitle("Mean of all seeds, with the lowest and the highest", fontsize=10)
     return figure

@@ -27,6 +27,8 @@ from fempi.forensics.figures.accuracy import but_for_seed, without_seed
 from fempi.runfile import RunFile
 
 METRICS = tuple(matrix.METRICS.values())
+SHOWN = {metric: name for name, metric in matrix.METRICS.items()}
+"""What metrics are called in sentences and figures"""
 CONFIGS = Path(__file__).parents[2] / "configs"
 COLUMNS = (
     *("configuration", "run", "seed", *METRICS, "accuracies", "epsilon"),
@@ -156,9 +158,9 @@ def read(name: str, root: Path, listed: Sequence[Run] = (), configs: Path = CONF
     hashes = {run.hash for runs in shown.values() for run in runs.members}
     return Found(
         runs=shown,
-        aside=[run for run in known.values() if run.hash in configured.keys() - hashes],
+        aside=[run for run in known.values() if run.hash in configured and run.hash not in hashes],
         differing=differing,
-        outdated=[run.label for run in known.values() if run.hash not in configured.keys() | found.keys()],
+        outdated=[run.label for run in known.values() if run.hash not in configured and run.hash not in found],
     )
 
 

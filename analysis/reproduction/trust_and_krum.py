@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from claims import LEAST, Claim, agrees, sentences, verdict
-from runs import METRICS, Runs, spread, with_common_seeds
+from runs import METRICS, SHOWN, Runs, spread, with_common_seeds
 
 from fempi.algebra import Float64
 
@@ -22,7 +22,6 @@ NOISY = [f"gaussian_noise_std_{sigma}" for sigma in (0.1, 0.2, 0.3)]
 LABELS = {"": FLIPPED}
 GRADIENTS = {"x 0.1 to 0.3": SHRUNK, "x 1.1 to 1.3": GROWN, "noise of 0.1 to 0.3": NOISY}
 """Ways to read the two attacks"""
-SHOWN = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1"}
 
 OUTVOTED = "Seven honest clients of ten with data of the same kind outweigh three, even in the plain mean."
 LONE = "Krum takes one client's update, which has learned from a tenth of the data, and pays for it."
@@ -118,6 +117,17 @@ def _where(readings: Sequence[Reading], how: str = "") -> str:
     return f"It holds {f'for: {names}' if names else 'at all three intensities'}{how}."
 
 
+def _in_some(claim: str, published: str, ours: str, held: Sequence[Reading], otherwise: str) -> Claim:
+    """Return a claim that holds in these readings; reproduced if there are any."""
+    why = _where(held) if held else otherwise
+    return Claim(claim=claim, published=published, ours=ours, verdict=verdict(bool(held)), why=why)
+
+
+def _same_systems(reading: Reading, readings: Sequence[Reading]) -> Reading:
+    """Return the reading of another attack on the same systems, clipped or not."""
+    return next(each for each in readings if each.systems == reading.systems)
+
+
 def _told(values: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {value}" if name else value for name, value in values.items())
 
@@ -180,7 +190,7 @@ def _worse(flipped: Sequence[Reading], manipulated: Sequence[Reading]) -> Claim:
     """Judge whether one attack does more harm than the other, over all intensities."""
     lower = {}
     for reading in manipulated:
-        labels = next(each for each in flipped if each.systems == reading.systems)
+        labels = _same_systems(reading, flipped)
         gaps = [(reading.of(system) - labels.of(system)).mean(axis=0) for system in ORDER]
         lower[reading.name] = reading, gaps
     held = [reading for reading, gaps in lower.values() if all(gap.mean() < 0 for gap in gaps)]
@@ -230,13 +240,12 @@ def _all_decline(readings: Sequence[Reading]) -> Claim:
         each = [reading.of(system, metric).mean(axis=1) for system in ORDER for metric in ("recall", "precision")]
         return all(bool((np.diff(values) < 0).all()) for values in each)
 
-    held = [reading for reading in readings if holds(reading)]
-    return Claim(
-        claim="every system's recall and precision decline as gradient manipulation gets stronger",
-        published="decline",
-        ours=_falls(readings, "recall") + " (of recall: the lowest intensity's less the highest's, in the order above)",
-        verdict=verdict(bool(held)),
-        why=_where(held) if held else ROBUST,
+    return _in_some(
+        "every system's recall and precision decline as gradient manipulation gets stronger",
+        "decline",
+        _falls(readings, "recall") + " (of recall: the lowest intensity's less the highest's, in the order above)",
+        [reading for reading in readings if holds(reading)],
+        ROBUST,
     )
 
 
@@ -248,18 +257,18 @@ def _diverge(flipped: Sequence[Reading], manipulated: Sequence[Reading]) -> Clai
     """Judge whether Krum and DP are close under one attack, and DP falls more under the other."""
     held, apart = [], {}
     for reading in manipulated:
-        labels = next(each for each in flipped if each.systems == reading.systems)
+        labels = _same_systems(reading, flipped)
         gap = np.abs(labels.of("krum").mean(axis=1) - labels.of("dp").mean(axis=1)).max()
         more = reading.falls("dp") - reading.falls("krum")
         apart[reading.name] = f"{gap:.3f} apart, DP falls by {more:+.3f} more"
         if gap <= LEAST and more > LEAST:
             held.append(reading)
-    return Claim(
-        claim="Krum and DP are comparable under label flipping, and DP declines more under gradient manipulation",
-        published="DP falls more",
-        ours=_told(apart),
-        verdict=verdict(bool(held)),
-        why=_where(held) if held else f"In no reading is DP's fall greater by more than {LEAST}.",
+    return _in_some(
+        "Krum and DP are comparable under label flipping, and DP declines more under gradient manipulation",
+        "DP falls more",
+        _told(apart),
+        held,
+        f"In no reading is DP's fall greater by more than {LEAST}.",
     )
 
 
@@ -273,11 +282,10 @@ def _slower(readings: Sequence[Reading]) -> Claim:
                 return False
         return True
 
-    held = [reading for reading in readings if holds(reading)]
-    return Claim(
-        claim="Hybrid and Krum decline more slowly than DP and Baseline as gradient manipulation gets stronger",
-        published="more slowly",
-        ours=_falls(readings, "f1") + " (of F1, as above)",
-        verdict=verdict(bool(held)),
-        why=_where(held) if held else "In no reading in precision, recall and F1 alike.",
+    return _in_some(
+        "Hybrid and Krum decline more slowly than DP and Baseline as gradient manipulation gets stronger",
+        "more slowly",
+        _falls(readings, "f1") + " (of F1, as above)",
+        [reading for reading in readings if holds(reading)],
+        "In no reading in precision, recall and F1 alike.",
     )
