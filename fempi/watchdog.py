@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from subprocess import DEVNULL
 from typing import Self
 
 from fempi import launcher
@@ -16,13 +19,15 @@ _BACKSTOP = 10
 """Seconds after which a timer in C does what the thread could not, because something holds the interpreter"""
 _GRACE = 1.0
 """Seconds that a launcher has to pass on what was said"""
+_PATIENCE = 2
+"""Seconds that a launcher has to notice the end of its rank and to end the job, with a status that says so"""
 
 
 class Watchdog:
     """Ends this rank, and so the job, if it is not patted for some seconds. Use it in a `with` statement.
 
     Its thread runs while the rank is blocked inside MPI, waiting for one that is gone. A launcher may wait as long as
-    that rank would have, for a host that is cut off, so it is ended too.
+    that rank would have, for a host that is cut off, so it is ended too if it does not end by itself.
     """
 
     def __init__(self, seconds: int, who: str) -> None:
@@ -71,14 +76,17 @@ class Watchdog:
         faulthandler.dump_traceback(all_threads=True)
         sys.stderr.flush()
         time.sleep(_GRACE)
-        # Killed, not asked: a launcher that is asked to end kills this rank first and then waits for a host that is cut
-        # off. The ranks' parent comes last, since they die with it.
-        for pid in (*launcher.helpers(), *reversed(launcher.ancestors()), os.getpid()):
-            _kill(pid, signal.SIGKILL)
+        # The rank first: should a daemon of Open MPI's on another host be gone before it can report a rank that was
+        # killed, mpirun ends with status 0.
+        if waited_for := [*launcher.helpers(), *reversed(launcher.ancestors())]:
+            _kill_later(waited_for)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _kill(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
+def _kill_later(pids: list[int]) -> None:
+    """Leave behind a process that kills those that are still there, in a session that is not ended with this one's."""
+    command = f"sleep {_PATIENCE}; kill -KILL {' '.join(map(str, pids))}"
+    with contextlib.suppress(OSError):  # no memory, or too many processes: the launcher is left to itself
+        subprocess.Popen(
+            ["/bin/sh", "-c", command], stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
+        )

@@ -44,6 +44,8 @@ WORK = """for _ in range(3):
     time.sleep(2.6)
     watchdog.pat()
 """
+WAITS = "exec sleep 100"
+"""What a launcher does that has lost its rank and goes on waiting, for a host that is cut off"""
 LAUNCHERS = ["mpirun", "prterun prted", "mpiexec.hydra hydra_pmi_proxy", "mpiexec bind.sh"]
 ANCESTORS = {
     "": 0,
@@ -54,6 +56,7 @@ ANCESTORS = {
     "prterun prted": 2,
 }
 """Processes above a rank, and how many of them are its own launcher's."""
+KILLED = str(128 + signal.SIGKILL)
 SHOW_ANCESTORS = "from fempi import launcher; print(launcher.ancestors())"
 
 
@@ -66,15 +69,15 @@ def ended(tmp_path_factory):
     """Return a function that says how a process ended, by its name; all run at once, since they mostly wait."""
     place = tmp_path_factory.mktemp("launchers")
 
-    def below(names, command, first=""):
-        """Make a command a child of processes of these names, outermost first, each of which may do something first."""
+    def below(names, command, first="", last=""):
+        """Make a command a child of processes of these names, outermost first; launchers may do something else too."""
         for name in reversed(names.split()):
             if not (place / name).exists():
                 (place / name).symlink_to(Path("/bin/sh").resolve())
             command = [
                 str(place / name),
                 "-c",
-                f'{first} echo "{name} is $$"; "$@"; echo "{name} saw $?"',
+                f'{first} echo "{name} is $$"; "$@"; echo "{name} saw $?"; {last if name != "bind.sh" else ""}',
                 "sh",
                 *command,
             ]
@@ -85,8 +88,9 @@ def ended(tmp_path_factory):
         **{name: program(wait) for name, wait in HANGS.items()},
         "all of it": program("ctypes.PyDLL(None).sleep(60)", backstop=1),
         "work": program(WORK, seconds=2, backstop=0.5),
-        **{f"batch {names}": below(f"batch {names}", hang) for names in LAUNCHERS},
-        "helper": below("batch", below("prted", hang, first='sleep 100 & echo "helper is $!";')),
+        **{f"batch {names}": below("batch", below(names, hang, last=WAITS)) for names in LAUNCHERS},
+        "helper": below("batch", below("prted", hang, first='sleep 100 & echo "helper is $!";', last=WAITS)),
+        "reports": below("batch", below("prted", hang, last="exit 14")),
         **{names: below(names, [sys.executable, "-c", SHOW_ANCESTORS]) for names in ANCESTORS},
     }
     begun = {
@@ -136,7 +140,7 @@ def test_its_thread_ends_with_the_block_however_that_ends():
     assert not there()
 
 
-# Launchers. A process that is ended by a signal does not see the end of its child; its parent sees which signal.
+# Launchers. A process that is ended by a signal says nothing more; its parent sees which signal.
 
 
 def saw(done):
@@ -149,15 +153,23 @@ def pids(done):
 
 @pytest.mark.parametrize("names", LAUNCHERS)
 def test_it_takes_the_launcher_with_it_and_nothing_above(names, ended):
+    """The innermost has seen how its rank ended, and waits."""
     done = ended(f"batch {names}")
-    assert saw(done) == dict.fromkeys({"batch", "bind.sh"} & {"batch", *names.split()}, str(128 + signal.SIGKILL))
+    innermost = names.split()[-1]
+    assert saw(done)[innermost] == KILLED
+    assert saw(done)["batch"] == KILLED
     assert "rank 3 of 5" in done.stderr
+
+
+def test_a_launcher_that_ends_by_itself_says_with_which_status(ended):
+    """A daemon on another host that is killed says nothing to Open MPI's mpirun, which then ends with 0."""
+    assert saw(ended("reports")) == {"prted": KILLED, "batch": "14"}
 
 
 def test_it_takes_what_else_the_launcher_has_started(ended):
     """Such as the ssh client that waits for a host that is cut off."""
     done = ended("helper")
-    assert saw(done) == {"batch": str(128 + signal.SIGKILL)}
+    assert saw(done) == {"prted": KILLED, "batch": KILLED}
     assert not Path("/proc", pids(done)["helper"]).exists()
 
 
