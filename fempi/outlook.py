@@ -27,8 +27,8 @@ class Cost:
 def work_of(problem: Problem) -> float:
     """Estimate what a run takes to train, in units that all runs share."""
     config = problem.config
-    visits = config.rounds * config.train.cohort * config.train.local_epochs * float(problem.num_examples.mean())
-    return visits * (problem.model.d + BESIDES)
+    examples = config.train.cohort * float(problem.num_examples.mean()) + problem.root_cost
+    return config.rounds * config.train.local_epochs * examples * (problem.model.d + BESIDES)
 
 
 class Pace:

@@ -4,11 +4,13 @@ import re
 import sys
 
 import pytest
+import torch
 from launch import run_ranks
 
 from fempi import experiment
 from fempi.config import ConfigError
-from fempi.outlook import Pace
+from fempi.outlook import Pace, work_of
+from fempi.prepare import prepare
 
 CONFIG = """
 name = "{name}"
@@ -49,6 +51,18 @@ def test_time_is_in_proportion_to_work():
     assert (first.run, first.runs, first.seconds) == (1, 3, 50)
     assert pace.made(1, seconds=50).seconds == 3 * 60 / 3  # the mean of both, by work
     assert pace.made(2, seconds=1).seconds == 0
+
+
+def test_work_is_what_clients_and_the_server_train_on(files, tmp_path):
+    def work(*overrides):
+        config = experiment.load(files[0], overrides=overrides)[0]
+        return work_of(prepare(config, tmp_path, torch.device("cpu")))
+
+    reference = ["data.root_examples=30", 'aggregator={name="fltrust"}']
+    alone, with_reference, with_more = work(), work(*reference), work(*reference, "train.root_epochs=3")
+    # 4 clients of 15 examples each, or of 7.5 since the server has its own 30
+    assert with_reference / alone == pytest.approx((30 + 30) / 60)
+    assert with_more / alone == pytest.approx((30 + 3 * 30) / 60)
 
 
 def test_groups_share_what_is_left():
