@@ -483,6 +483,15 @@ def test_a_record_with_other_settings_takes_the_place_of_its_label_on_the_page_b
     assert {run.hash for run in found.every} < {run.hash for run in both.every}
 
 
+def test_a_run_that_no_line_of_the_configuration_names_is_told_from_the_first_of_its_arm(own):
+    config, other = own / "configs/iomt_table2_small.toml", own / "other"
+    assert cli.main(["run", str(config), "--output", str(other), "--set", "train.lr=0.3", "--set", "rounds=1"]) == 0
+    found = read("iomt_table2_small", other, (), own / "configs")
+    assert {label: runs.settings for label, runs in found.runs.items()} == {
+        "iomt_table2_small": " --set rounds=1 --set train.lr=0.3"
+    }
+
+
 def test_a_seed_counts_once(own):
     config = own / "configs/iomt_table2_small.toml"
     again = ["--set", "seed=1", "--set", "train.lr=0.2"]
