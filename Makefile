@@ -65,7 +65,7 @@ PAPERS := $(addprefix configs/,$(addsuffix .toml,iomt_table2_small trust_krum_dp
 	trust_krum_dp_beyond iomt_table1_small iomt_beyond iomt_table1))
 
 .PHONY: reproduce
-reproduce: .venv/setup fetch ## Run both papers' experiments, one on each core: some 2,400 runs; go on where it stopped
+reproduce: .venv/setup fetch ## Run both papers' experiments, one on each core: some 2,500 runs; go on where it stopped
 	$(MPIRUN) -n $(RANKS) .venv/bin/fempi run $(PAPERS) --group-size 1 $(ARGS)
 	.venv/bin/python analysis/reproduction results -o analysis/REPRODUCTION.md
 

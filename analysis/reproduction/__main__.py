@@ -40,6 +40,8 @@ NAMES = (
 LONG = (100, 200, 400, 600, 800, 1000)
 FOLDER = "reproduction"
 RESOLUTION = 130
+FIRST = "Hash and digest are the first seed's; runs.csv has the others."
+LISTED = "runs.csv has hash and digest of every run."
 
 INTRODUCTION = """\
 # Both papers, run again
@@ -53,12 +55,12 @@ where there are several. [runs.csv](reproduction/runs.csv) has a line for each r
 configuration and the digest of its results. `fempi info` shows both of a record of yours: with equal hashes, equal
 digests say that every bit of every round is equal, on any number of ranks. Another kind of processor, or another
 version of PyTorch, may round in another way; these runs were made with
-{software}.
+{software}{unnoted}.
 {notes}
 A paper's number counts as reproduced if it lies within {least} of ours or, where there are several seeds, within two
-standard deviations, up to {most}: the papers show one seed each. "Nearly equal" reaches as far as {close}. Orders and
-differences are those of means over the same seeds. Where a text can be read in several ways, it is enough that a claim
-holds in one of them; where the paper's own model was run, it decides.
+standard deviations, up to {most}: the papers show one number of each. "Nearly equal" reaches as far as {close}. Orders
+and differences are those of means over the same seeds. Where a text can be read in several ways, it is enough that a
+claim holds in one of them.
 
 Of {claims} claims: {verdicts}.
 """
@@ -66,18 +68,21 @@ A = """\
 ## The Dual-System paper
 
 Nadeem, Javed: Byzantine-Resilient Federated Learning for IoMT Devices. 100 clients with two shards of the sorted
-digits each, 10 a round; 10 are malicious and send -5 w, read as the update or as the weights; configs/iomt_table1.toml
-and iomt_table2.toml, with the paper's CNN (1,663,370 parameters, one seed), and the same with `_small` in their names,
-with a CNN of 22,514 parameters and five seeds.
+digits each, 10 a round; 10 are malicious and send -5 w, read as the update or as the weights. "CNN" is McMahan's, with
+1,663,370 parameters, which is built as the paper says, of two convolutions with pooling and a dense layer with dropout;
+the text gives no sizes (configs/iomt_table1.toml and iomt_table2.toml, one seed). "small" has 22,514 parameters, and
+neither pooling nor dropout (the same names with `_small`, five seeds). Where the CNN was run, it decides; where the
+small model's seeds say otherwise, the row tells. Shares of clients left out are means over rounds; a round is idle if
+the rule leaves out everybody.
 """
 B = """\
 ## The paper on trust, Krum and differential privacy
 
-A trust-based framework that combines Krum, Differential Privacy (DP), and adaptive trust measures, IJRASET 12 (XI),
-2024. 10 clients with equal data, 3 of them malicious; configs/trust_krum_dp_table1.toml says what the paper leaves open
-and what was chosen. Gradient manipulation is read in three ways: factors of 0.1 to 0.3 as printed, of 1.1 to 1.3,
-which amplify as its prose says, and noise of a standard deviation of 0.1 to 0.3. The noise of DP and Hybrid is read in
-two ways: on updates as they are, and on clipped ones.
+On "a trust-based framework that combines Krum, Differential Privacy (DP), and adaptive trust measures" (IJRASET 12
+(XI), 2024; the text at hand has neither title nor authors). 10 clients with equal data, 3 of them malicious;
+configs/trust_krum_dp_table1.toml says what the paper leaves open and what was chosen. Gradient manipulation is read in
+three ways: factors of 0.1 to 0.3 as printed, of 1.1 to 1.3, which amplify as its prose says, and noise of a standard
+deviation of 0.1 to 0.3. The noise of DP and Hybrid is read in two ways: on updates as they are, and on clipped ones.
 """
 BEYOND = """\
 ## Beyond the papers
@@ -85,12 +90,14 @@ BEYOND = """\
 Every main rule against both papers' attacks and four that they leave out, with 10, 20 and 30 % malicious clients, in
 the papers' settings with the small model and fewer rounds (configs/iomt_beyond.toml and trust_krum_dp_beyond.toml).
 All rules expect the share of attackers that there is; of 100 clients 10 are drawn each round, and now and then more of
-them attack than a rule expects. A cell has the accuracy and its distance from the same rule's when nobody attacks; it
-is broken below half of the best accuracy that a rule reaches then. `hybrid` is without its noise.
+them attack than a rule expects. A cell has the accuracy, and how it differs from the same rule's when nobody attacks.
+A run is broken if its accuracy is below half of the best that any rule reaches when nobody attacks. `hybrid` is without
+its noise.
 
 `dual-rescaled` gives all updates the reference's norm; in `fltrust-equal-steps` and `dual-equal-steps` the server
-trains its reference for as many steps as a client, not for as many epochs; `dual-mended` does so, too, and has no
-threshold. `nnm-` stands for nearest-neighbour mixing before the rule.
+trains its reference for as many steps as a client, not for as many epochs; `dual-mended` does so, too, and its
+threshold is 0: it leaves out only what points away from the reference. `nnm-` stands for nearest-neighbour mixing
+before the rule.
 """
 
 
@@ -106,16 +113,26 @@ def iomt_table(name: str, found: Mapping[str, Runs], rounds: Sequence[int]) -> s
     if not found:
         return f"`{name}`: not run yet.\n"
     lines = [
-        f"| {name} | rounds | {' | '.join(f'at {round_}' for round_ in rounds)} | seeds | hash | digest |",
-        "|---" * (len(rounds) + 5) + "|",
+        f"| {name} | rounds | {' | '.join(f'at {round_}' for round_ in rounds)} | attackers left out | "
+        "others left out | idle rounds | seeds | hash | digest |",
+        "|---" * (len(rounds) + 8) + "|",
     ]
     for arm, runs in found.items():
         cells = [spread(runs.at(round_)) if round_ in runs.tested else "" for round_ in rounds]
+        cells += [share(runs, "attackers_excluded"), share(runs, "honest_excluded")]
+        idle = runs.noted("idle_rounds")
+        cells.append(f"{idle.mean():.3g}" if len(idle) else "")
         lines.append(f"| {arm} | {runs.last_round} | {' | '.join(cells)} | {len(runs.members)} | {sums(runs)} |")
         if name.startswith("iomt_table2") and arm in PUBLISHED:
             theirs = " | ".join(f"*{value:.3f}*" for value in PUBLISHED[arm])
-            lines.append(f"| *{arm}, the paper's* | 100 | {theirs} | *1* | | |")
+            lines.append(f"| *{arm}, the paper's* | 100 | {theirs} | | | | *1* | | |")
     return "\n".join([*lines, "", again(name, found)])
+
+
+def share(runs: Runs, what: str) -> str:
+    """Show the mean over seeds of a share of clients; nothing if nobody noted it."""
+    noted = runs.noted(what)
+    return f"{noted.mean():.0%}" if len(noted) else ""
 
 
 def sums(runs: Runs) -> str:
@@ -123,11 +140,11 @@ def sums(runs: Runs) -> str:
     return f"{runs.first.hash[:8]} | {runs.first.digest[:8]}"
 
 
-def again(name: str, found: Mapping[str, Runs]) -> str:
-    """Say how to make some of the runs again."""
+def again(name: str, found: Mapping[str, Runs], sums: str = FIRST) -> str:
+    """Say how to make some of the runs again, and where their hashes and digests are."""
     runs = next(iter(found.values()))
     return (
-        "Hash and digest are the first seed's; runs.csv has the others. To make runs of a system again:\n\n"
+        f"{sums} To make runs of a system again:\n\n"
         f"    mpirun -n 2 fempi run configs/{name}.toml --arm {runs.arm} --output again{runs.settings}\n"
     )
 
@@ -149,14 +166,32 @@ def trust_krum_dp_table(found: Mapping[str, Runs], metric: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def excluded_table(found: Mapping[str, Runs]) -> str:
+    """Lay out whom the rules that leave clients out leave out, a row for each attack."""
+    choosing = [runs for runs in found.values() if runs.first.config["aggregator"]["name"] != "mean"]
+    arms = list(dict.fromkeys(runs.arm for runs in choosing if len(runs.noted("honest_excluded"))))
+    if not arms:
+        return ""
+    lines = ["| left out: attackers, others | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
+    for attack in dict.fromkeys(label.partition("+attack=")[2] for label in found):
+        row = [found.get(f"{arm}+attack={attack}") for arm in arms]
+        cells = [
+            f"{share(runs, 'attackers_excluded') or '-'}, {share(runs, 'honest_excluded') or '-'}" if runs else ""
+            for runs in row
+        ]
+        lines.append(f"| {attack.replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def ranking(found: Field) -> str:
     """Lay out which rules hold, the best first."""
     lines = [
-        "| rule | worst accuracy under attack | by | mean under attack | clean | cells broken |",
+        "| rule | worst accuracy under attack | by | mean under attack | clean | attacked runs broken |",
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {rank.rule} | {spread(rank.worst)} | {rank.by} | {rank.mean:.3f} | {rank.clean:.3f} | {rank.broken} |"
+        f"| {rank.rule} | {spread(rank.worst)} | {rank.by} | {rank.mean:.3f} | {spread(rank.clean)} | "
+        f"{f'{rank.broken} of {rank.runs}' if rank.learns else 'does not learn'} |"
         for rank in found.ranking()
     ]
     return "\n".join(lines) + "\n"
@@ -204,12 +239,13 @@ def dual_system_part(found: Mapping[str, Mapping[str, Runs]], judged: Sequence[C
 def trust_and_krum_part(grid: Mapping[str, Runs], judged: Sequence[Claim], folder: Path) -> list[str]:
     """Lay out the paper on trust, Krum and differential privacy."""
     parts = [B, claims(judged) if judged else "Not all that the claims are about has been run yet.\n"]
+    parts.append(trust_and_krum.together(judged))
     if grid:
         seeds = sorted({len(runs.members) for runs in grid.values()})
         parts.append(f"Seeds of each cell, here and above: {' to '.join(map(str, seeds))}.\n")
         parts.append(save(intensities(grid), folder, "trust_krum_dp_table1"))
         parts += [trust_krum_dp_table(grid, metric) for metric in METRICS]
-        parts.append(again("trust_krum_dp_table1", grid))
+        parts += [again("trust_krum_dp_table1", grid), excluded_table(grid)]
         spent = {runs.arm: runs.first.epsilon for runs in grid.values() if math.isfinite(runs.first.epsilon)}
         told = ", ".join(f"{arm} {epsilon:.3g}" for arm, epsilon in spent.items())
         parts.append(f"Epsilon spent after the last round, at delta = 1e-5: {told or 'bounded by nothing'}.\n")
@@ -227,16 +263,16 @@ def other_attacks(found: Mapping[str, Mapping[str, Runs]], folder: Path) -> list
     """Lay out what the papers leave out."""
     parts, fields = [BEYOND], {}
     for name in ("iomt_beyond", "trust_krum_dp_beyond"):
-        arranged = field(with_common_seeds(found[name], found[name]))
-        if arranged is None:
+        known = field(with_common_seeds(found[name], found[name]))
+        if known is None:
             parts.append(f"`{name}`: not run yet.\n")
             continue
-        fields[name] = arranged
+        fields[name] = arranged = known.best_first()
         seeds = f"{arranged.seeds} seed{'s' if arranged.seeds > 1 else ''}"
         parts.append(f"### {name}, {arranged.rounds} rounds, {seeds}\n")
         what = f"test accuracy after {arranged.rounds} rounds, {seeds}"
         parts.append(save(heat_map(arranged.rules, arranged.columns, *arranged.flat, what), folder, name))
-        parts += [ranking(arranged), advice(arranged), again(name, found[name])]
+        parts += [ranking(arranged), advice(arranged), again(name, found[name], LISTED)]
     parts.append(everywhere(fields))
     return parts
 
@@ -272,11 +308,13 @@ def page(root: Path, output: Path) -> tuple[str, list[str]]:
     tables = {name.removeprefix("iomt_"): found[name] for name in NAMES if name.startswith("iomt_table")}
     first, second = dual_system.judge(Tables(**tables)), trust_and_krum.judge(grid)
     verdicts = Counter(claim.verdict for claim in (*first, *second))
+    unnoted = sum(not run.software for run in every)
     introduction = INTRODUCTION.format(
         count=len(every),
         root=root,
         output=output,
         software=" or ".join(sorted({run.software for run in every if run.software})),
+        unnoted=f" ({unnoted} of them have not noted it)" if unnoted else "",
         notes=notes(both),
         least=LEAST,
         most=MOST,

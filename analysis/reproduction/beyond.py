@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from claims import LEAST
@@ -27,10 +27,14 @@ class Rank:
     """where that is"""
     mean: float
     """under attack"""
-    clean: float
-    """without"""
+    clean: Float64
+    """without (seeds,)"""
     broken: int
-    """in how many cells"""
+    """how many runs under attack"""
+    runs: int
+    """of how many"""
+    learns: bool
+    """whether it reaches without attack what is not broken"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,24 @@ class Field:
         return float(np.nanmax(self.clean))
 
     @property
+    def margin(self) -> float:
+        """Difference between two rules in a cell that seeds alone may make; with one seed, nothing shows how large."""
+        if self.seeds == 1:
+            return LEAST
+        variances = self.values.var(axis=-1, ddof=1).mean(
+            axis=(1, 2)
+        )  # of each rule; one may learn with some seeds only
+        deviation = float(np.sqrt(np.nanmedian(variances)))
+        return max(LEAST, 2 * deviation * float(np.sqrt(2 / self.seeds)))
+
+    def best_first(self) -> Field:
+        """Return the same with its rules in the order of their ranking, and those that are not complete after them."""
+        ranked = [rank.rule for rank in self.ranking()]
+        rules = ranked + [rule for rule in self.rules if rule not in ranked]
+        places = [self.rules.index(rule) for rule in rules]
+        return replace(self, rules=rules, values=self.values[places], unattacked=self.unattacked[places])
+
+    @property
     def broken(self) -> float:
         """Accuracy below which a rule is broken."""
         return self.reached / 2
@@ -109,8 +131,10 @@ class Field:
             worst=self.values[place, i, j],
             by=f"{self.attacks[j]}, {self.shares[i]}",
             mean=float(cells.mean()),
-            clean=float(self.clean[place].mean()),
-            broken=int((cells < self.broken).sum()),
+            clean=self.unattacked[place].mean(axis=0),
+            broken=int((self.values[place] < self.broken).sum()),
+            runs=self.values[place].size,
+            learns=bool(self.clean[place].max() >= self.broken),
         )
 
 
@@ -122,11 +146,11 @@ def advice(found: Field) -> str:
     best, *others = ranked
     told = [
         f"Which rule to deploy here: **{best.rule}**. Its worst is {spread(best.worst)} ({best.by}), its mean under "
-        f"attack {best.mean:.3f}, without attack {best.clean:.3f}."
+        f"attack {best.mean:.3f}, without attack {spread(best.clean)}."
     ]
-    close = [rank.rule for rank in others if rank.worst.mean() > best.worst.mean() - LEAST]
+    close = [rank.rule for rank in others if rank.worst.mean() > best.worst.mean() - found.margin]
     if close:
-        told.append(f"As good, within {LEAST}: {', '.join(close)}.")
+        told.append(f"As good, within {found.margin:.2f}: {', '.join(close)}.")
     gentle = max(ranked, key=lambda rank: rank.mean)
     if gentle is not best:
         told.append(f"Best by the mean under attack: {gentle.rule}, {gentle.mean:.3f}.")
@@ -137,7 +161,8 @@ def advice(found: Field) -> str:
     missing = [rule for rule in found.rules if rule not in found.complete]
     if missing:
         told.append(f"Not all runs are there of: {', '.join(missing)}.")
-    told += [_published(found, rule) for rule in VARIANTS if rule in found.complete]
+    own = [rule for published, variants in VARIANTS.items() for rule in (published, *variants)]
+    told += [_told(found, rule) for rule in own if rule in found.complete]
     return " ".join(told) + "\n"
 
 
@@ -151,39 +176,25 @@ def everywhere(fields: Mapping[str, Field]) -> str:
         return ""
     worst = {rule: min(share[rule] for share in shares) for rule in rules}
     first, *others = sorted(rules, key=lambda rule: (-worst[rule], rule))
-    told = ", ".join(f"{rule} {worst[rule]:.0%}" for rule in others[:3])
-    next_ = f"; next are {told}" if told else ""
+    margin = max(each.margin / each.reached for each in fields.values())
+    close = [f"{rule} {worst[rule]:.0%}" for rule in others if worst[rule] > worst[first] - margin]
+    told = f" As good, within {margin:.0%}: {', '.join(close)}." if close else ""
     return (
         f"One rule for all settings: **{first}**. No attack brings it below {worst[first]:.0%} of the best that "
-        f"is reached without attack in the same setting{next_}.\n"
+        f"is reached without attack in the same setting.{told}\n"
     )
 
 
-def _published(found: Field, rule: str) -> str:
-    """Say where a published rule is broken or beaten, and what its variant makes of that."""
-    place = found.rules.index(rule)
-    rank, cells = found.rank(rule), found.accuracy[place]
-    others = [number for number, other in enumerate(found.rules) if other not in (rule, *VARIANTS[rule])]
-    beaten = int((np.nanmax(found.accuracy[others], axis=0) > cells + LEAST).sum()) if others else 0
-    if found.clean[place].max() < found.broken:
-        said = f"`{rule}` does not learn here, attacked or not ({rank.clean:.3f} without attack)"
-    elif rank.broken:
-        said = (
-            f"`{rule}` is broken (below half of what is reached without attack) in {rank.broken} of {cells.size} "
-            f"cells, most of all by {rank.by}"
-        )
-    else:
-        said = f"`{rule}` is broken by none of the attacks (nowhere below half of what is reached without)"
-    said += f", and another rule is better by more than {LEAST} in {beaten} of {cells.size} cells."
-    for variant in VARIANTS[rule]:
-        if variant in found.complete:
-            other = found.rank(variant)
-            said += (
-                f" `{variant}` is broken in {other.broken}; its worst is {other.worst.mean():.3f} instead of "
-                f"{rank.worst.mean():.3f}, its mean under attack {other.mean:.3f} instead of {rank.mean:.3f}, and "
-                f"without attack it has {other.clean:.3f} instead of {rank.clean:.3f}."
-            )
-    return said
+def _told(found: Field, rule: str) -> str:
+    """Say whether a rule is broken, and by what."""
+    rank = found.rank(rule)
+    if not rank.learns:
+        return f"`{rule}` does not learn here, attacked or not ({spread(rank.clean)} without attack)."
+    broken = f"{rank.broken} of {rank.runs} runs" if rank.broken else "no run"
+    return (
+        f"`{rule}` is broken in {broken}; its worst is {spread(rank.worst)} ({rank.by}), and without attack it has "
+        f"{spread(rank.clean)}."
+    )
 
 
 def field(found: Mapping[str, Runs]) -> Field | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ from fempi.algebra import Float64
 
 Verdict = Literal["reproduced", "not reproduced", "not decidable from the text", "not run yet"]
 LEAST = 0.03
-"""Distance from a paper's number that is none: the papers have one seed, and show what it is without a deviation"""
+"""Distance from a paper's number that is none: the papers have one number of each, without a deviation"""
 MOST = 0.1
 """Distance that is one even where seeds differ so much that two of their standard deviations are more"""
 
@@ -23,6 +24,8 @@ class Claim:
     ours: str = "-"
     verdict: Verdict = "not run yet"
     why: str = ""
+    readings: Sequence[str] = ()
+    """ways to read the text in which it holds, where it can be read in several"""
 
 
 def tolerated(values: Float64) -> float:

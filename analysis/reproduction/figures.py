@@ -8,12 +8,19 @@ import numpy as np
 from dual_system import CURVE, PUBLISHED
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from runs import METRICS, SHOWN, Runs
 from trust_and_krum import FLIPPED, GROWN, NOISY, SHRUNK
 
 from fempi.forensics.figures.style import COLOURS, MARKERS
 
+STEEPEST = 20
+"""Exponent of a scale of colours, at which 0.90 and 0.94 are still in it"""
+LEGIBLE = 0.03
+"""Of a colour bar's length, between two of its ticks"""
+ASIDE = 0.004
+"""Of the intensity, from one defence to the next: several would hide each other"""
 IOMT = {"fedavg-clean": "clean FedAvg", "fedavg-attacked": "FedAvg", "fltrust": "FLTrust", "dual": "Dual"}
 DEFENCES = {  # without dp-budget, beside which all others would lie in one line
     "baseline": "Baseline",
@@ -77,7 +84,7 @@ def _band(
 def intensities(found: Mapping[str, Runs]) -> Figure:
     """Draw the other paper's figures 4.1 to 4.4: each metric over the intensity, a line for each defence."""
     figure = Figure(figsize=(11, 10), layout="constrained")
-    panels = figure.subplots(len(METRICS), len(ATTACKS), sharey=True, sharex="col")
+    panels = figure.subplots(len(METRICS), len(ATTACKS), sharey="col", sharex="col")
     for row, metric in zip(panels, METRICS, strict=True):
         for axes, (title, (labels, unit)) in zip(row, ATTACKS.items(), strict=True):
             for number, (arm, name) in enumerate(DEFENCES.items()):
@@ -89,8 +96,9 @@ def intensities(found: Mapping[str, Runs]) -> Figure:
                     values = np.array([each.last(metric).mean() for _, each in points])
                     lowest = np.array([each.last(metric).min() for _, each in points])
                     highest = np.array([each.last(metric).max() for _, each in points])
+                    aside = ASIDE * (number - (len(DEFENCES) - 1) / 2)
                     axes.errorbar(
-                        [intensity for intensity, _ in points],
+                        [intensity + aside for intensity, _ in points],
                         values,
                         yerr=[values - lowest, highest - values],
                         label=name,
@@ -108,7 +116,10 @@ def intensities(found: Mapping[str, Runs]) -> Figure:
                 axes.set_xlabel(unit)
         row[0].set_ylabel(SHOWN[metric])
     _legend(figure, DEFENCES.values())
-    figure.suptitle("Mean of all seeds, with the lowest and the highest", fontsize=10)
+    figure.suptitle(
+        "Mean of all seeds, with the lowest and the highest, at three intensities. Each column has its own scale.",
+        fontsize=10,
+    )
     return figure
 
 
@@ -117,25 +128,34 @@ def heat_map(
 ) -> Figure:
     """Draw accuracies (rules, columns), called so, and how far each is below the same rule's without attack.
 
-    A column is an attack and the share of malicious clients that it is at; columns of one share stand together.
+    A column is an attack and the share of malicious clients that it is at; columns of one share stand together. Colours
+    are spread out where most of the accuracies are, so that rules can be told apart there.
     """
-    figure = Figure(figsize=(0.62 * len(columns) + 2.6, 0.42 * len(rows) + 1.8), layout="constrained")
+    figure = Figure(figsize=(0.68 * len(columns) + 2.6, 0.46 * len(rows) + 1.8), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(accuracy, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    known = accuracy[np.isfinite(accuracy)]
+    best = float(known.max())
+    norm = PowerNorm(gamma=min(STEEPEST, np.log(0.5) / np.log(np.median(known) / best)), vmin=0, vmax=best)
+    image = axes.imshow(accuracy, cmap="viridis", norm=norm, aspect="auto")
     axes.set_xticks(np.arange(len(columns)), [attack for attack, _ in columns], rotation=55, ha="right", fontsize=8)
     axes.set_yticks(np.arange(len(rows)), rows, fontsize=8)
     axes.set_xlabel("attack")
     axes.set_ylabel("rule")
     for (i, j), value in np.ndenumerate(accuracy):
         if np.isfinite(value):
-            below = "" if np.isnan(drop[i, j]) else f"\n{-drop[i, j]:+.2f}"
-            colour = "black" if value > 0.55 else "white"
-            axes.text(j, i, f"{value:.2f}{below}", ha="center", va="center", fontsize=6, color=colour)
+            change = "" if np.isnan(drop[i, j]) else f"\n{-drop[i, j]:+.2f}".replace("-0.00", "0").replace("+0.00", "0")
+            colour = "black" if norm(value) > 0.6 else "white"
+            axes.text(j, i, f"{value:.2f}{change}", ha="center", va="center", fontsize=7, color=colour)
     shares = [share for _, share in columns]
     for share in dict.fromkeys(shares):
         first, count = shares.index(share), shares.count(share)
         axes.text(first + (count - 1) / 2, -0.8, share, ha="center", va="bottom", fontsize=9)
         if first:
             axes.axvline(first - 0.5, color="white", linewidth=3)
-    figure.colorbar(image, label=what, pad=0.01)
+    bar = figure.colorbar(image, label=f"{what}; below it in a cell, the change against none", pad=0.01)
+    ticks = np.array([0, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.98, 1])
+    ticks = ticks[ticks <= best]
+    places = np.asarray(norm(ticks))
+    apart = [place for place in range(len(ticks)) if place == 0 or places[place] - places[place - 1] > LEGIBLE]
+    bar.set_ticks([float(tick) for tick in ticks[apart]], labels=[f"{tick:g}" for tick in ticks[apart]])
     return figure

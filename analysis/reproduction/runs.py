@@ -11,10 +11,10 @@ import csv
 import json
 import shlex
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,12 +26,14 @@ from fempi.forensics import records
 from fempi.forensics.figures.accuracy import but_for_seed, without_seed
 from fempi.runfile import RunFile
 
+T = TypeVar("T")
 METRICS = tuple(matrix.METRICS.values())
 SHOWN = {metric: name for name, metric in matrix.METRICS.items()}
 """What metrics are called in sentences and figures"""
 CONFIGS = Path(__file__).parents[2] / "configs"
 COLUMNS = (
     *("configuration", "run", "seed", *METRICS, "accuracies", "epsilon"),
+    *("attackers_excluded", "honest_excluded", "idle_rounds"),
     *("config_hash", "digest", "software", "made"),
 )
 
@@ -49,6 +51,12 @@ class Run:
     """each metric after the last round"""
     epsilon: float
     """privacy spent at the end; infinite where nothing bounds it"""
+    attackers_excluded: float | None = None
+    """share of them that the rule left out, mean over rounds; None if nobody attacked, or nobody noted it"""
+    honest_excluded: float | None = None
+    """the same of the others"""
+    idle_rounds: int | None = None
+    """rounds in which the rule left out everybody; None if nobody noted it"""
     hash: str
     """of the configuration"""
     digest: str
@@ -104,6 +112,10 @@ class Runs:
     def last(self, metric: str = "accuracy") -> Float64:
         """Return a metric (seeds,) after the last round."""
         return np.array([run.last[metric] for run in self.members])
+
+    def noted(self, what: str) -> Float64:
+        """Return what some runs have noted besides (seeds that have it,)."""
+        return np.array([value for run in self.members if (value := getattr(run, what)) is not None], float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +220,9 @@ def _one(name: str, path: Path) -> Run:
             accuracies={int(round_): _rounded(value) for round_, value in accuracies},
             last={metric: _rounded(record.read(f"evaluation/{metric}")[-1]) for metric in METRICS},
             epsilon=float(f"{record.read('rounds/epsilon')[-1]:.4g}"),
+            attackers_excluded=_mean(record.read("rounds/true_positive_rate")),
+            honest_excluded=_mean(record.read("rounds/false_positive_rate")),
+            idle_rounds=int(np.count_nonzero(~record.read("rounds/selected").any(axis=1))),
             hash=record.attributes["config_hash"],
             digest=record.digest,
             software=" / ".join(dict.fromkeys(each.decode() for each in record.read("launches/software"))),
@@ -222,6 +237,12 @@ def _rounded(value: float) -> float:
     return round(float(value), 4)
 
 
+def _mean(rates: Float64) -> float | None:
+    """Return the mean over the rounds in which there is a rate; None if there is none in any."""
+    known = rates[np.isfinite(rates)]
+    return _rounded(known.mean()) if len(known) else None
+
+
 def write_list(path: Path, runs: Iterable[Run]) -> None:
     """Write a line for each run."""
     with path.open("w", newline="") as file:
@@ -230,8 +251,11 @@ def write_list(path: Path, runs: Iterable[Run]) -> None:
         for run in runs:
             accuracies = " ".join(f"{round_}:{value:.4f}" for round_, value in run.accuracies.items())
             scores = [f"{run.last[metric]:.4f}" for metric in METRICS]
-            sums = (f"{run.epsilon:.4g}", run.hash, run.digest, run.software, " ".join(run.made))
-            writer.writerow([run.configuration, run.label, run.seed, *scores, accuracies, *sums])
+            rates = ["" if each is None else f"{each:.4f}" for each in (run.attackers_excluded, run.honest_excluded)]
+            idle = "" if run.idle_rounds is None else run.idle_rounds
+            sums = (run.hash, run.digest, run.software, " ".join(run.made))
+            scored = (*scores, accuracies, f"{run.epsilon:.4g}", *rates, idle)
+            writer.writerow([run.configuration, run.label, run.seed, *scored, *sums])
 
 
 def read_list(path: Path) -> list[Run]:
@@ -247,6 +271,9 @@ def read_list(path: Path) -> list[Run]:
                 accuracies={int(k): float(v) for k, v in (each.split(":") for each in line["accuracies"].split())},
                 last={metric: float(line[metric]) for metric in METRICS},
                 epsilon=float(line["epsilon"]),
+                attackers_excluded=_maybe(float, line.get("attackers_excluded")),
+                honest_excluded=_maybe(float, line.get("honest_excluded")),
+                idle_rounds=_maybe(int, line.get("idle_rounds")),
                 hash=line["config_hash"],
                 digest=line["digest"],
                 software=line.get("software", ""),
@@ -255,6 +282,10 @@ def read_list(path: Path) -> list[Run]:
             )
             for line in csv.DictReader(file)
         ]
+
+
+def _maybe(kind: Callable[[str], T], text: str | None) -> T | None:
+    return kind(text) if text else None
 
 
 def spread(values: Float64, sign: str = "") -> str:

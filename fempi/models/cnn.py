@@ -1,4 +1,4 @@
-"""The CNN of both papers.
+"""McMahan's CNN, with dropout: what the Dual-System paper describes, which gives no widths.
 
 McMahan, Moore, Ramage, Hampson, Agüera y Arcas: Communication-Efficient Learning of Deep Networks from
 Decentralized Data. AISTATS 2017; the dropout is the Dual-System paper's.
