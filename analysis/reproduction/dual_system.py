@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -149,14 +149,15 @@ def _run_with(models: Sequence[Mapping[str, object]]) -> list[str]:
     return [name for name in MODELS if any(name in each for each in models)]
 
 
-def _seeds(held: Mapping[str, bool], seeds: Mapping[str, int]) -> str:
-    """Say how many seeds of the deciding model there are, and whether the other says otherwise."""
-    deciding, *others = held
+def _seeds(agreeing: Mapping[str, object], values: Mapping[str, Iterable[Float64]]) -> str:
+    """Tell that there is one seed, and that a model says otherwise; `agreeing` is what agrees by model, if anything."""
+    seeds = {name: min(map(len, each)) for name, each in values.items()}
+    deciding, *others = values
     told = ["One seed." if seeds[deciding] == 1 else ""]
     told += [
         f"{MODELS[name].capitalize()}, with {seeds[name]} seeds, says otherwise."
         for name in others
-        if held[name] != held[deciding] and seeds[name] > 1
+        if bool(agreeing[name]) != bool(agreeing[deciding]) and seeds[name] > 1
     ]
     return sentences(*told)
 
@@ -188,13 +189,7 @@ def _number(claim: str, published: float, round_: int, arms: Sequence[str], pair
         published=f"{published:.4g}",
         ours="; ".join(shown),
         verdict=verdict(bool(near)),
-        why=sentences(
-            why,
-            _seeds(
-                {name: bool(each) for name, each in agreeing.items()},
-                {name: min(map(len, each.values())) for name, each in values.items()},
-            ),
-        ),
+        why=sentences(why, _seeds(agreeing, {name: each.values() for name, each in values.items()})),
     )
 
 
@@ -244,12 +239,7 @@ def _gap(
         ),
         verdict=verdict(bool(held)),
         why=sentences(
-            why,
-            "" if held else otherwise,
-            _seeds(
-                {name: bool(each) for name, each in agreeing.items()},
-                {name: min(map(len, gap.values())) for name, gap in gaps.items()},
-            ),
+            why, "" if held else otherwise, _seeds(agreeing, {name: each.values() for name, each in gaps.items()})
         ),
     )
 
@@ -273,15 +263,15 @@ def _curve(arm: str, pair: Pair) -> Claim:
         return Claim(claim=claim, published=published)
     shown: list[str] = []
     near: dict[str, list[dict[int, bool]]] = {name: [] for name in names}
-    seeds: dict[str, int] = {}
-    for each, by_round in readings.items():
-        reading = "" if len(readings) == 1 else f", {_reading(each)}"
+    values: dict[str, list[Float64]] = {name: [] for name in names}
+    for attacked, by_round in readings.items():
+        reading = "" if len(readings) == 1 else f", {_reading(attacked)}"
         for name in names:
             ours = {round_: models[name].at(round_) for round_, models in by_round.items() if name in models}
             if ours:
                 shown.append(f"{name}{reading}: {', '.join(map(spread, ours.values()))}")
-                near[name].append({round_: agrees(points[round_], values) for round_, values in ours.items()})
-                seeds[name] = min(map(len, ours.values()))
+                near[name].append({round_: agrees(points[round_], each) for round_, each in ours.items()})
+                values[name] += ours.values()
     agreeing = {name: any(all(each.values()) for each in near[name]) for name in names}
     best = max(near[names[0]], key=lambda each: (all(each.values()), sum(each.values())))
     held = agreeing[names[0]]
@@ -292,6 +282,6 @@ def _curve(arm: str, pair: Pair) -> Claim:
         verdict="not run yet" if held and len(best) < len(points) else verdict(held),
         why=sentences(
             f"At best {sum(best.values())} of {len(best)} points agree, as a number would have to.",
-            _seeds(agreeing, seeds),
+            _seeds(agreeing, values),
         ),
     )
