@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from subprocess import DEVNULL
 from typing import Self
 
 from fempi import launcher
@@ -88,5 +87,9 @@ def _kill_later(pids: list[int]) -> None:
     command = f"sleep {_PATIENCE}; kill -KILL {' '.join(map(str, pids))}"
     with contextlib.suppress(OSError):  # no memory, or too many processes: the launcher is left to itself
         subprocess.Popen(
-            ["/bin/sh", "-c", command], stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
+            ["/bin/sh", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )

@@ -29,12 +29,13 @@ class Rank:
     """under attack"""
     clean: Float64
     """without (seeds,)"""
+    seeds: int
+    learns: int
+    """with how many seeds it reaches without attack what is not broken"""
     broken: int
-    """how many runs under attack"""
+    """how many runs under attack, with these seeds"""
     runs: int
     """of how many"""
-    learns: bool
-    """whether it reaches without attack what is not broken"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +100,8 @@ class Field:
         """Difference between two rules in a cell that seeds alone may make; with one seed, nothing shows how large."""
         if self.seeds == 1:
             return LEAST
-        variances = self.values.var(axis=-1, ddof=1).mean(
-            axis=(1, 2)
-        )  # of each rule; one may learn with some seeds only
+        # The median over rules: one that learns with some seeds only would make it large.
+        variances = self.values.var(axis=-1, ddof=1).mean(axis=(1, 2))
         deviation = float(np.sqrt(np.nanmedian(variances)))
         return max(LEAST, 2 * deviation * float(np.sqrt(2 / self.seeds)))
 
@@ -125,6 +125,8 @@ class Field:
         """Return how a complete rule does."""
         place = self.rules.index(rule)
         cells = self.accuracy[place]
+        learned = self.unattacked[place].max(axis=0) >= self.broken
+        attacked = self.values[place][..., learned]
         i, j = map(int, np.unravel_index(np.argmin(cells), cells.shape))
         return Rank(
             rule=rule,
@@ -132,9 +134,10 @@ class Field:
             by=f"{self.attacks[j]}, {self.shares[i]}",
             mean=float(cells.mean()),
             clean=self.unattacked[place].mean(axis=0),
-            broken=int((self.values[place] < self.broken).sum()),
-            runs=self.values[place].size,
-            learns=bool(self.clean[place].max() >= self.broken),
+            seeds=self.seeds,
+            learns=int(learned.sum()),
+            broken=int((attacked < self.broken).sum()),
+            runs=attacked.size,
         )
 
 
@@ -178,7 +181,7 @@ def everywhere(fields: Mapping[str, Field]) -> str:
     first, *others = sorted(rules, key=lambda rule: (-worst[rule], rule))
     margin = max(each.margin / each.reached for each in fields.values())
     close = [f"{rule} {worst[rule]:.0%}" for rule in others if worst[rule] > worst[first] - margin]
-    told = f" As good, within {margin:.0%}: {', '.join(close)}." if close else ""
+    told = f" As good, within {100 * margin:.0f} points: {', '.join(close)}." if close else ""
     return (
         f"One rule for all settings: **{first}**. No attack brings it below {worst[first]:.0%} of the best that "
         f"is reached without attack in the same setting.{told}\n"
@@ -190,10 +193,11 @@ def _told(found: Field, rule: str) -> str:
     rank = found.rank(rule)
     if not rank.learns:
         return f"`{rule}` does not learn here, attacked or not ({spread(rank.clean)} without attack)."
+    some = f"does not learn with {rank.seeds - rank.learns} of {rank.seeds} seeds; with the others it "
     broken = f"{rank.broken} of {rank.runs} runs" if rank.broken else "no run"
     return (
-        f"`{rule}` is broken in {broken}; its worst is {spread(rank.worst)} ({rank.by}), and without attack it has "
-        f"{spread(rank.clean)}."
+        f"`{rule}` {some if rank.learns < rank.seeds else ''}is broken in {broken}; its worst is {spread(rank.worst)} "
+        f"({rank.by}), and without attack it has {spread(rank.clean)}."
     )
 
 

@@ -151,13 +151,15 @@ def _run_with(models: Sequence[Mapping[str, object]]) -> list[str]:
 
 def _seeds(agreeing: Mapping[str, object], values: Mapping[str, Iterable[Float64]]) -> str:
     """Tell that there is one seed, and that a model says otherwise; `agreeing` is what agrees by model, if anything."""
-    seeds = {name: min(map(len, each)) for name, each in values.items()}
     deciding, *others = values
-    told = ["One seed." if seeds[deciding] == 1 else ""]
+    counts = {name: {len(each) for each in every} for name, every in values.items()}
+    told = []
+    if 1 in counts[deciding]:
+        told.append("One seed." if counts[deciding] == {1} else "One seed in one reading.")
     told += [
-        f"{MODELS[name].capitalize()}, with {seeds[name]} seeds, says otherwise."
+        f"{MODELS[name].capitalize()}, with {min(counts[name])} seeds, says otherwise."
         for name in others
-        if bool(agreeing[name]) != bool(agreeing[deciding]) and seeds[name] > 1
+        if bool(agreeing[name]) != bool(agreeing[deciding]) and 1 not in counts[name]
     ]
     return sentences(*told)
 

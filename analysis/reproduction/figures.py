@@ -43,7 +43,7 @@ def curves(own: Mapping[str, Runs], small: Mapping[str, Runs]) -> Figure:
     """Draw the Dual-System paper's curve for both models and both readings of the attack, beside its own points."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
-    for row, (model, kind) in zip(panels, (("the paper's CNN", own), ("the small CNN", small)), strict=True):
+    for row, (model, kind) in zip(panels, (("the CNN", own), ("the small CNN", small)), strict=True):
         for axes, (reading, suffix) in zip(row, (("update", ""), ("weights", "-weights")), strict=True):
             axes.set_title(f"{model}, {reading} flipped", fontsize=10)
             for number, (arm, name) in enumerate(IOMT.items()):
@@ -135,7 +135,9 @@ def heat_map(
     axes = figure.add_subplot()
     known = accuracy[np.isfinite(accuracy)]
     best = float(known.max())
-    norm = PowerNorm(gamma=min(STEEPEST, np.log(0.5) / np.log(np.median(known) / best)), vmin=0, vmax=best)
+    middle = max(np.median(known) / best, 0.1)
+    steep = middle > 0.5 ** (1 / STEEPEST)
+    norm = PowerNorm(gamma=STEEPEST if steep else np.log(0.5) / np.log(middle), vmin=0, vmax=best)
     image = axes.imshow(accuracy, cmap="viridis", norm=norm, aspect="auto")
     axes.set_xticks(np.arange(len(columns)), [attack for attack, _ in columns], rotation=55, ha="right", fontsize=8)
     axes.set_yticks(np.arange(len(rows)), rows, fontsize=8)

@@ -24,10 +24,10 @@ LABELS = {"": FLIPPED}
 GRADIENTS = {"x 0.1 to 0.3": SHRUNK, "x 1.1 to 1.3": GROWN, "noise of 0.1 to 0.3": NOISY}
 """Ways to read the two attacks"""
 
+FEW = "Three of ten clients that flip 30 % of their labels spoil 9 % of all."
 MILD = (
-    "Three of ten clients that flip 30 % of their labels spoil 9 % of all; factors from 0.1 to 1.3 change how long the "
-    "mean update is, and hardly where it points. The text leaves open how many attack, how strong noise is and for how "
-    "long clients train."
+    "Factors from 0.1 to 1.3 change how long the mean update is, and hardly where it points; noise of 0.3 is too weak. "
+    "The text leaves open how many attack, how strong noise is and for how long clients train."
 )
 LONE = "Krum takes one client's update, which has learned from a tenth of the data, and pays for it."
 QUIET = "The text leaves open how much noise; what was chosen costs little."
@@ -116,12 +116,16 @@ def judge(found: Mapping[str, Runs]) -> list[Claim]:
 
 
 def together(judged: Iterable[Claim]) -> str:
-    """Say how many claims hold in one and the same reading of gradient manipulation; nothing if none holds in any."""
-    held = Counter(name for claim in judged for name in claim.readings if name.removesuffix(", clipped") in GRADIENTS)
+    """Say how many claims on gradient manipulation hold in one and the same reading of it; nothing if none in any."""
+    about = [claim for claim in judged if any(name in claim.ours for name in GRADIENTS)]
+    held = Counter(name for claim in about for name in claim.readings)
     if not held:
         return ""
-    name, count = held.most_common(1)[0]
-    return f"No one reading of gradient manipulation bears out more than {count} of these claims ({name}).\n"
+    most = max(held.values())
+    names = "; ".join(name for name, count in held.items() if count == most)
+    return (
+        f"Of the {len(about)} claims on gradient manipulation, no one reading bears out more than {most} ({names}).\n"
+    )
 
 
 def _labels(systems: Iterable[str]) -> set[str]:
@@ -190,8 +194,7 @@ def _best(attack: str, readings: Sequence[Reading]) -> Claim:
     """Judge whether the first system's means are the highest, in all metrics and at each intensity."""
     lead = {}
     for reading in readings:
-        means = np.array([reading.of(system, metric).mean(axis=1) for metric in METRICS for system in ORDER])
-        means = means.reshape(len(METRICS), len(ORDER), -1)
+        means = np.array([[reading.of(system, metric).mean(axis=1) for system in ORDER] for metric in METRICS])
         lead[reading.name] = means[:, 0] - means[:, 1:].max(axis=1)
     held = [reading for reading in readings if (lead[reading.name] > 0).all()]
     least = min((lead[reading.name].min() for reading in held), default=0.0)
@@ -277,7 +280,7 @@ def _declines(metric: str, flipped: Sequence[Reading], manipulated: Sequence[Rea
             }
         ),
         verdict=verdict(labels and bool(held)),
-        why=sentences(why, _where(held) if held else "", "" if labels else MILD),
+        why=sentences(why, _where(held) if held else "", "" if labels else FEW),
         readings=_names(held if labels else ()),
     )
 

@@ -1,4 +1,4 @@
-"""McMahan's CNN, with dropout: what the Dual-System paper describes, which gives no widths.
+"""McMahan's CNN, with dropout. The Dual-System paper describes such a one, and gives no widths.
 
 McMahan, Moore, Ramage, Hampson, Agüera y Arcas: Communication-Efficient Learning of Deep Networks from
 Decentralized Data. AISTATS 2017; the dropout is the Dual-System paper's.
